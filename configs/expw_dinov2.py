@@ -1,0 +1,33 @@
+"""ExpW faces from a DINOv2 ViT-S/14, at 112 pixels: the run in docs/evidence.md.
+
+    fer-jax convert dinov2_vits14.safetensors dinov2 --normalize imagenet
+    fer-jax prepare images expw_faces --csv expw_faces/labels.csv --labels expw --out expw
+    fer-jax prepare images effectnet --csv effectnet/labels.csv --labels expw --out effectnet
+    fer-jax train --config=configs/expw_dinov2.py --config.backbone=dinov2 \
+        --config.data=expw,effectnet --config.selection_data=expw --workdir=run
+    fer-jax evaluate --bundle run/bundle --data expw --split validation --out scores
+"""
+
+from fer_jax.train.config import default_config
+
+
+def get_config():
+    config = default_config()
+    config.epochs = 6
+    config.batch_size = 64
+    config.selection = 0.1
+    config.model.image_size = 112
+    config.model.pool = "avg"
+    config.model.drop_path = 0.1
+    config.model.scan_layers = False  # on CPU: one compilation of 20 s, faster steps
+    config.augment.crop_scale = (0.5, 1.0)
+    config.augment.erasing = 0.25
+    config.augment.randaugment_layers = 1
+    config.augment.randaugment_magnitude = 7.0
+    config.augment.mixup = 0.2
+    config.optimizer.learning_rate = 1e-3
+    config.optimizer.layer_decay = 0.75
+    config.optimizer.warmup_epochs = 0.5
+    config.loss.label_smoothing = 0.1
+    config.license = "research only: trained on ExpW and AffectNet faces"
+    return config

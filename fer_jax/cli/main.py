@@ -1,0 +1,88 @@
+"""`fer-jax COMMAND`: finds the command's module, calls its `main(argv)`, turns errors to a line."""
+
+import errno
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from fer_jax import __version__
+from fer_jax.errors import FerJaxError, UsageError
+
+COMMANDS = {
+    "convert": "a PyTorch checkpoint (.pth, .safetensors) -> a bundle",
+    "prepare": "pictures and labels -> a data set that trains fast",
+    "train": "fine-tune a bundle or a fresh model on a data set",
+    "evaluate": "score a bundle on a data set",
+    "predict": "name the expression in pictures",
+    "demo": "all of the above on drawn faces, in minutes",
+}
+
+
+def usage() -> str:
+    """The text of `fer-jax --help`."""
+    lines = ["usage: fer-jax COMMAND [options]", "", "Facial expression recognition in JAX.", ""]
+    lines += ["commands:"]
+    lines += [f"  {name:10} {what}" for name, what in COMMANDS.items()]
+    lines += ["", "`fer-jax COMMAND --help` explains one. `fer-jax --version` prints the version."]
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs one command.
+
+    Args:
+        argv: the command's name and its arguments, without the program's name.
+
+    Returns:
+        The exit code: 0 done, 1 a failure, 2 wrong use, 130 interrupted.
+    """
+    if not argv or argv[0] in ("-h", "--help", "help"):
+        print(usage())
+        return 0 if argv else 2
+    if argv[0] == "--version":
+        print(f"fer-jax {__version__}")
+        return 0
+    name, *arguments = argv
+    try:
+        if name not in COMMANDS:
+            raise UsageError(f"no command {name!r}; one of {', '.join(COMMANDS)}")
+        command = importlib.import_module(f"fer_jax.cli.{name}")
+        return command.main(arguments)
+    except SystemExit as exit_:  # argparse has printed its one line
+        return exit_.code if isinstance(exit_.code, int) else 2
+    except FerJaxError as error:
+        print(f"fer-jax {name}: {error}", file=sys.stderr)
+        return 2 if isinstance(error, UsageError) else 1
+    except BrokenPipeError:  # `fer-jax ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        where = error.filename or "no file named"
+        print(
+            f"fer-jax {name}: {where}: {error.strerror or error}; {_remedy(error)}", file=sys.stderr
+        )
+        return 1
+    except KeyboardInterrupt:
+        print(f"fer-jax {name}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _remedy(error: OSError) -> str:
+    remedies = {
+        errno.ENOSPC: "free some space or write elsewhere",
+        errno.EDQUOT: "free some space or write elsewhere",
+        errno.ENOENT: "check the path",
+        errno.EACCES: "check the permissions",
+        errno.EROFS: "write elsewhere",
+    }
+    return remedies.get(error.errno, "check the path and the disk")
+
+
+def run() -> None:
+    """The console script `fer-jax`."""
+    sys.exit(main(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,1 @@
+"""Foreign checkpoints in: torch-free readers, name tables, completeness checks."""

@@ -1,0 +1,1 @@
+"""Model definitions: (graphdef, params) pairs with a pure `apply`."""

@@ -1,0 +1,154 @@
+"""ViT params <-> one tensor a block, in the names and layouts of MAE and timm.
+
+In memory the blocks are stacked and kernels are (in, out); in files every tensor stands alone under
+its PyTorch name, kernels (out, in) and convolutions OIHW. This table is the only place that knows
+both; converters and bundles go through it.
+
+Source: `state_dict` of facebookresearch/mae `models_vit.py` and timm `vision_transformer.py`.
+"""
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import jax
+import numpy as np
+from flax import traverse_util
+
+from fer_jax.models import vit
+from fer_jax.models.vit import Params, ViTConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Rule:
+    """One kind of tensor.
+
+    Attributes:
+        name: the PyTorch name; `{i}` stands for the block's number.
+        path: the leaf in params, parts joined by `/`; stacked over blocks if the name has `{i}`.
+        transform: `copy` | `linear` ((out, in) <-> (in, out)) | `conv` (OIHW <-> HWIO).
+    """
+
+    name: str
+    path: str
+    transform: str = "copy"
+
+    @property
+    def stacked(self) -> bool:
+        """Whether the leaf holds this tensor for all blocks."""
+        return "{i}" in self.name
+
+
+def _affine(name: str, path: str, transform: str, weight: str) -> tuple[Rule, Rule]:
+    return (
+        Rule(f"{name}.weight", f"{path}/{weight}", transform),
+        Rule(f"{name}.bias", f"{path}/bias"),
+    )
+
+
+def _norm(name: str, path: str) -> tuple[Rule, Rule]:
+    return _affine(name, path, "copy", "scale")
+
+
+def _linear(name: str, path: str) -> tuple[Rule, Rule]:
+    return _affine(name, path, "linear", "kernel")
+
+
+VIT_RULES = (
+    Rule("cls_token", "cls_token"),
+    Rule("pos_embed", "pos_embed"),
+    *_affine("patch_embed.proj", "patch_embed", "conv", "kernel"),
+    *_norm("blocks.{i}.norm1", "blocks/norm1"),
+    *_linear("blocks.{i}.attn.qkv", "blocks/attn/qkv"),
+    *_linear("blocks.{i}.attn.proj", "blocks/attn/proj"),
+    Rule("blocks.{i}.ls1.gamma", "blocks/ls1/gamma"),
+    *_norm("blocks.{i}.norm2", "blocks/norm2"),
+    *_linear("blocks.{i}.mlp.fc1", "blocks/mlp/fc1"),
+    *_linear("blocks.{i}.mlp.fc2", "blocks/mlp/fc2"),
+    Rule("blocks.{i}.ls2.gamma", "blocks/ls2/gamma"),
+    *_norm("norm", "norm"),
+    *_norm("fc_norm", "fc_norm"),
+    *_linear("head", "head"),
+)
+
+_TO_TORCH = {"copy": None, "linear": (1, 0), "conv": (3, 2, 0, 1)}
+_FROM_TORCH = {"copy": None, "linear": (1, 0), "conv": (2, 3, 1, 0)}
+
+
+def _transposed(array: np.ndarray, axes: tuple[int, ...] | None) -> np.ndarray:
+    return array if axes is None else array.transpose(axes)
+
+
+@dataclasses.dataclass(frozen=True)
+class Target:
+    """One tensor that a model's file holds: its PyTorch name and shape, and where it goes."""
+
+    name: str
+    path: str
+    transform: str
+    block: int | None
+    torch_shape: tuple[int, ...]
+
+
+def targets(config: ViTConfig) -> dict[str, Target]:
+    """Every tensor of a model, by its PyTorch name, in the order of the table."""
+    shapes = jax.eval_shape(lambda: vit.init(config, jax.random.key(0)))
+    leaves = traverse_util.flatten_dict(shapes, sep="/")
+    found = {}
+    for rule in VIT_RULES:
+        if rule.path not in leaves:
+            continue
+        shape = leaves[rule.path].shape
+        for block in range(config.depth) if rule.stacked else (None,):
+            own = shape if block is None else shape[1:]
+            axes = _TO_TORCH[rule.transform]
+            torch_shape = own if axes is None else tuple(own[axis] for axis in axes)
+            name = rule.name.format(i=block)
+            found[name] = Target(name, rule.path, rule.transform, block, torch_shape)
+    missing = leaves.keys() - {target.path for target in found.values()}
+    assert not missing, f"no rule for {sorted(missing)}"
+    return found
+
+
+def from_torch_layout(tensors: Mapping[str, np.ndarray], config: ViTConfig) -> Params:
+    """Builds params from tensors in PyTorch's names and layouts.
+
+    Args:
+        tensors: exactly the tensors of `targets(config)`.
+        config: the model.
+
+    Returns:
+        Params as numpy arrays in the dtype of the tensors, blocks stacked.
+
+    Raises:
+        ValueError: a tensor is missing, one is left over, or a shape differs; all are named.
+    """
+    wanted = targets(config)
+    faults = [f"missing: {name}" for name in wanted if name not in tensors]
+    faults += [f"not part of the model: {name}" for name in tensors if name not in wanted]
+    faults += [
+        f"{name}: shape {tuple(tensors[name].shape)}, the model has {target.torch_shape}"
+        for name, target in wanted.items()
+        if name in tensors and tuple(tensors[name].shape) != target.torch_shape
+    ]
+    if faults:
+        raise ValueError("; ".join(faults))
+    leaves: dict[str, np.ndarray] = {}
+    for name, target in wanted.items():
+        array = _transposed(np.asarray(tensors[name]), _FROM_TORCH[target.transform])
+        if target.block is None:
+            leaves[target.path] = np.ascontiguousarray(array)
+        else:
+            if target.block == 0:
+                leaves[target.path] = np.empty((config.depth, *array.shape), array.dtype)
+            leaves[target.path][target.block] = array
+    return traverse_util.unflatten_dict(leaves, sep="/")
+
+
+def to_torch_layout(params: Params, config: ViTConfig) -> Iterator[tuple[str, np.ndarray]]:
+    """Yields (PyTorch name, tensor in PyTorch's layout) for every tensor of the model."""
+    leaves: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
+    for name, target in targets(config).items():
+        array = np.asarray(leaves[target.path])
+        array = array if target.block is None else array[target.block]
+        yield name, np.ascontiguousarray(_transposed(array, _TO_TORCH[target.transform]))

@@ -1,0 +1,1 @@
+"""Training: config, state, optimiser, sharding, checkpoints, the loop and its tasks."""

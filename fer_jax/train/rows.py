@@ -1,0 +1,64 @@
+"""Which faces a run trains on, and which it chooses its checkpoint by."""
+
+import dataclasses
+
+import numpy as np
+
+from fer_jax.data.dataset import FaceData, select, split_selection
+from fer_jax.errors import FerJaxError, UsageError
+from fer_jax.labels import LabelSpace
+from fer_jax.train.config import TrainConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Rows:
+    """Which rows of which data sets are trained on and selected on."""
+
+    train: tuple[tuple[FaceData, np.ndarray], ...]
+    selection: tuple[tuple[FaceData, np.ndarray], ...]
+    labels: LabelSpace
+    template: str
+
+    @property
+    def train_counts(self) -> np.ndarray:
+        """Training rows of each class."""
+        found = [data.index["label"][rows] for data, rows in self.train]
+        return np.bincount(np.concatenate(found), minlength=len(self.labels))
+
+
+def open_rows(config: TrainConfig) -> Rows:
+    """Opens the data sets and parts their training rows.
+
+    Raises:
+        UsageError: no data set is named.
+        FerJaxError: label spaces differ, or there is nothing to train on.
+    """
+    names = [name for name in config.data.split(",") if name]
+    if not names:
+        raise UsageError("config.data is empty; name one or more folders of `fer-jax prepare`")
+    selected = [name for name in config.selection_data.split(",") if name] or names
+    unknown = [name for name in selected if name not in names]
+    if unknown:
+        raise UsageError(f"config.selection_data={unknown[0]}: is not among config.data")
+    train, selection = [], []
+    for name in names:
+        data = FaceData.open(name)
+        rows = select(data, "train")
+        if config.selection > 0 and name in selected:
+            rows, held = split_selection(data, rows, config.selection, config.seed)
+            selection.append((data, held))
+        train.append((data, rows))
+    first = train[0][0]
+    for data, _ in train:
+        if data.label_space != first.label_space:
+            raise FerJaxError(
+                f"config.data={config.data}: label spaces {first.label_space.name} and "
+                f"{data.label_space.name} differ; prepare all with one --labels"
+            )
+    rows = Rows(tuple(train), tuple(selection), first.label_space, first.template)
+    if sum(len(kept) for _, kept in train) < config.batch_size:
+        raise FerJaxError(
+            f"config.data={config.data}: {sum(len(kept) for _, kept in train)} training rows are "
+            f"fewer than config.batch_size={config.batch_size}; lower it"
+        )
+    return rows

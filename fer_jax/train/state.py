@@ -1,0 +1,168 @@
+"""What training carries from step to step, and the model it begins from."""
+
+import dataclasses
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import traverse_util
+from jax.sharding import Mesh
+from jaxtyping import Array, Int
+
+from fer_jax.bundle import Bundle, View
+from fer_jax.errors import FerJaxError
+from fer_jax.labels import LabelSpace
+from fer_jax.models import vit
+from fer_jax.models.vit import Params, ViTConfig
+from fer_jax.ops.resize import resize_position_embedding
+from fer_jax.train import sharding
+from fer_jax.train.config import ModelConfig, TrainConfig
+
+NORMALIZATIONS = {
+    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
+    "mae_face": ((0.49895147, 0.41043906, 0.36561476), (0.29708471, 0.26990031, 0.26525996)),
+}
+# Parts that belong to a task rather than to the encoder; only these may be fresh or left behind.
+_TASK_PARTS = ("norm", "fc_norm", "head")
+
+
+@jax.tree_util.register_dataclass
+@dataclasses.dataclass(frozen=True)
+class TrainState:
+    """A pytree: number of finished steps, parameters, optimiser state."""
+
+    step: Int[Array, ""]
+    params: Params
+    opt_state: optax.OptState
+
+
+def create_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
+    """Puts parameters on the mesh by rule and makes the optimiser's state beside them."""
+    params = jax.device_put(params, sharding.parameter_shardings(params, mesh))
+    shapes = jax.eval_shape(optimizer.init, params)
+    shardings = sharding.parameter_shardings(shapes, mesh)
+    opt_state = jax.jit(optimizer.init, out_shardings=shardings)(params)
+    step = jax.device_put(jnp.zeros((), jnp.int32), sharding.replicated(mesh))
+    return TrainState(step, params, opt_state)
+
+
+def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
+    """The sharding of every leaf of a state (or of its shapes)."""
+    return sharding.parameter_shardings(state, mesh)
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """Where a run begins.
+
+    Attributes:
+        config: the model that will be trained.
+        params: its parameters, numpy or jax arrays.
+        view: how faces are prepared for it.
+        notes: what was made fresh, left behind or resized, a line each.
+    """
+
+    config: ViTConfig
+    params: Params
+    view: View
+    notes: tuple[str, ...]
+
+
+def from_scratch(config: TrainConfig, labels: LabelSpace, template: str) -> Start:
+    """A fresh model of `config.model`."""
+    mean, std = NORMALIZATIONS[config.normalize]
+    model = config.model
+    given = ("patch_size", "width", "depth", "num_heads")
+    overrides = {name: getattr(model, name) for name in given if getattr(model, name)}
+    vit_config = vit.vit_config(
+        model.size,
+        **overrides,
+        **_run_fields(model),
+        image_size=model.image_size or 224,
+        mlp_ratio=model.mlp_ratio,
+        layer_scale=model.layer_scale,
+        norm_eps=model.norm_eps,
+        num_classes=len(labels),
+    )
+    params = jax.jit(lambda key: vit.init(vit_config, key))(jax.random.key(config.seed))
+    view = _view(config, vit_config, template, mean, std)
+    return Start(vit_config, params, view, ("training from scratch",))
+
+
+def from_bundle(config: TrainConfig, bundle: Bundle, labels: LabelSpace, template: str) -> Start:
+    """The bundle's encoder with what this task needs put on or taken off.
+
+    A head is kept only if it was trained for the same label space. Position embeddings are
+    interpolated if the size of the input changes.
+
+    Raises:
+        FerJaxError: the bundle's parameters do not fit an encoder of its own configuration.
+    """
+    old_config, old_params = bundle.models["main"]
+    old_view = bundle.views["main"]
+    vit_config = dataclasses.replace(
+        old_config,
+        **_run_fields(config.model),
+        image_size=config.model.image_size or old_config.image_size,
+        num_classes=len(labels),
+    )
+    old = traverse_util.flatten_dict(old_params, sep="/")
+    notes = []
+    if bundle.labels != labels:
+        old = {path: leaf for path, leaf in old.items() if path.split("/")[0] != "head"}
+    if vit_config.grid != old_config.grid:
+        old["pos_embed"] = np.asarray(
+            resize_position_embedding(
+                np.asarray(old["pos_embed"], np.float32), (vit_config.grid, vit_config.grid)
+            )
+        )
+        notes.append(
+            f"position embedding {old_config.grid}x{old_config.grid} -> {vit_config.grid}"
+            f"x{vit_config.grid} (bicubic)"
+        )
+    fresh = traverse_util.flatten_dict(
+        jax.jit(lambda key: vit.init(vit_config, key))(jax.random.key(config.seed)), sep="/"
+    )
+    made = sorted({path.split("/")[0] for path in fresh.keys() - old.keys()})
+    left = sorted({path.split("/")[0] for path in old.keys() - fresh.keys()})
+    wrong = [name for name in made + left if name not in _TASK_PARTS]
+    wrong += [path for path in fresh.keys() & old.keys() if fresh[path].shape != old[path].shape]
+    if wrong:
+        raise FerJaxError(
+            f"{config.backbone}: does not fit its own configuration at {', '.join(wrong)}; "
+            "convert the checkpoint again"
+        )
+    if made:
+        notes.append(f"fresh: {', '.join(made)}")
+    if left:
+        notes.append(f"left behind: {', '.join(left)}")
+    params = {
+        path: np.asarray(old[path], leaf.dtype) if path in old else leaf
+        for path, leaf in fresh.items()
+    }
+    view = _view(config, vit_config, template, old_view.mean, old_view.std)
+    return Start(vit_config, traverse_util.unflatten_dict(params, sep="/"), view, tuple(notes))
+
+
+def _run_fields(model: ModelConfig) -> dict[str, object]:
+    names = ("pool", "drop_path", "dtype", "scan_layers", "remat", "attention")
+    return {name: getattr(model, name) for name in names}
+
+
+def _view(
+    config: TrainConfig,
+    vit_config: ViTConfig,
+    template: str,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+) -> View:
+    return View(
+        template=template,
+        crop_source="data",
+        view=config.view,
+        image_size=vit_config.image_size,
+        resize=config.resize,
+        mean=tuple(mean),
+        std=tuple(std),
+    )

@@ -1,0 +1,118 @@
+"""The pure steps of classification: loss, update and evaluation of one batch.
+
+Module-level and un-jitted: `finetune.py` jits them once, where the mesh is known.
+"""
+
+import dataclasses
+import functools
+
+import jax
+import jax.numpy as jnp
+import optax
+from flax import nnx
+from jaxtyping import Array, Float
+
+from fer_jax.models import vit
+from fer_jax.models.vit import Params
+from fer_jax.ops import augment, losses, metrics
+from fer_jax.train.state import TrainState
+
+
+@dataclasses.dataclass(frozen=True)
+class Recipe:
+    """The static part of the step: everything that is not an array."""
+
+    num_classes: int
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    label_smoothing: float = 0.0
+    mixup: float = 0.0
+    cutmix: float = 0.0
+    mix_switch: float = 0.5
+    seed: int = 0
+
+
+def normalize(
+    images: Float[Array, "b h w 3"], mean: tuple[float, ...], std: tuple[float, ...]
+) -> Float[Array, "b h w 3"]:
+    """(x / 255 - mean) / std, channel by channel."""
+    mean_row = jnp.asarray(mean, jnp.float32)[None, None, None]
+    std_row = jnp.asarray(std, jnp.float32)[None, None, None]
+    return (images / 255.0 - mean_row) / std_row
+
+
+def loss_and_logits(
+    params: Params,
+    batch: dict[str, Array],
+    class_weights: Float[Array, "c"],
+    key: jax.Array,
+    *,
+    graphdef: nnx.GraphDef,
+    recipe: Recipe,
+) -> tuple[Float[Array, ""], Float[Array, "b c"]]:
+    """The training loss of one batch; pure.
+
+    Args:
+        params: of the model.
+        batch: image uint8 (b, s, s, 3) RGB, label int32 (b,), -1 = none.
+        class_weights: float32 (classes,).
+        key: of stochastic depth, mixup and cutmix.
+        graphdef: of the model.
+        recipe: static fields.
+
+    Returns:
+        The weighted mean over the global batch, and the logits.
+    """
+    mix_key, path_key = jax.random.split(key)
+    images = normalize(batch["image"].astype(jnp.float32), recipe.mean, recipe.std)
+    targets = batch["label"]
+    if recipe.mixup > 0 or recipe.cutmix > 0:
+        images, targets = augment.mix(
+            mix_key,
+            images,
+            jax.nn.one_hot(targets, recipe.num_classes, dtype=jnp.float32),
+            mixup_alpha=recipe.mixup,
+            cutmix_alpha=recipe.cutmix,
+            switch_probability=recipe.mix_switch,
+        )
+    logits, _ = vit.apply(graphdef, params, images, key=path_key)
+    loss_sum, denominator = losses.weighted_cross_entropy(
+        logits,
+        targets,
+        class_weights=class_weights,
+        label_smoothing=recipe.label_smoothing,
+    )
+    return loss_sum / denominator, logits
+
+
+def train_step(
+    state: TrainState,
+    batch: dict[str, Array],
+    learning_rate: Float[Array, ""],
+    class_weights: Float[Array, "c"],
+    *,
+    graphdef: nnx.GraphDef,
+    optimizer: optax.GradientTransformation,
+    recipe: Recipe,
+) -> tuple[TrainState, dict[str, Array]]:
+    """One update; pure, and a function of (state, batch, rate): the randomness is the step's."""
+    key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
+    loss_fn = functools.partial(loss_and_logits, graphdef=graphdef, recipe=recipe)
+    (loss, _), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
+        state.params, batch, class_weights, key
+    )
+    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
+    params = jax.tree.map(lambda p, u: p + learning_rate * u, state.params, updates)
+    return TrainState(state.step + 1, params, opt_state), {"loss": loss}
+
+
+def evaluate_step(
+    params: Params, batch: dict[str, Array], *, graphdef: nnx.GraphDef, recipe: Recipe
+) -> dict[str, Array]:
+    """Sums over one padded batch: confusion counts (int32), plain loss sum and its denominator."""
+    logits, _ = vit.apply(graphdef, params, normalize(batch["image"], recipe.mean, recipe.std))
+    loss_sum, count = losses.weighted_cross_entropy(logits, batch["label"], mask=batch["mask"])
+    confusion = metrics.confusion_matrix(
+        batch["label"], logits.argmax(axis=-1), recipe.num_classes, mask=batch["mask"]
+    )
+    return {"confusion": confusion, "loss_sum": loss_sum, "count": count}
