@@ -43,7 +43,9 @@ def _parse(argv: Sequence[str]):
     from fer_jax.train.config import check_field, freeze
 
     values = flags.FlagValues()
-    config = config_flags.DEFINE_config_file("config", flag_values=values)
+    config = config_flags.DEFINE_config_file(
+        "config", flag_values=values, sys_argv=["fer-jax train", *argv]
+    )
     workdir = flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     _check_config_file(argv)
     for argument in argv:

@@ -169,7 +169,7 @@ class PatchEmbed(nnx.Module):
         """Images to patch tokens, row by row."""
         config = self.config
         grid, patch = config.grid, config.patch_size
-        x = images.astype(config.dtype).reshape(-1, grid, patch, grid, patch, 3)
+        x = jnp.asarray(images, config.dtype).reshape(-1, grid, patch, grid, patch, 3)
         x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, grid * grid, patch * patch * 3)
         kernel = self.kernel[...].astype(config.dtype).reshape(-1, config.width)
         return x @ kernel + self.bias[...].astype(config.dtype)[None, None]

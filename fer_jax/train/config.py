@@ -203,7 +203,7 @@ def default_config() -> config_dict.ConfigDict:
     return config_dict.ConfigDict(dataclasses.asdict(TrainConfig()))
 
 
-def freeze(config: Mapping[str, Any]) -> TrainConfig:
+def freeze(config: Mapping[str, Any] | config_dict.ConfigDict) -> TrainConfig:
     """Turns a ConfigDict (or nested dict) into the frozen dataclass.
 
     Raises:
@@ -243,13 +243,13 @@ def _freeze(cls: type, values: Mapping[str, Any], where: str) -> Any:
     return cls(**fields)
 
 
-def _no_such_field(where: str, name: str, known: Mapping[str, type]) -> UsageError:
+def _no_such_field(where: str, name: str, known: Mapping[str, Any]) -> UsageError:
     near = difflib.get_close_matches(name, known, n=1)
     hint = f"did you mean {where}.{near[0]}?" if near else f"known: {', '.join(known) or 'none'}"
     return UsageError(f"{where}.{name}: no such field; {hint}")
 
 
-def _typed(kind: type, value: Any, where: str) -> Any:
+def _typed(kind: Any, value: Any, where: str) -> Any:
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, Mapping):
             raise UsageError(f"{where}={value!r}: holds fields, set one of them")

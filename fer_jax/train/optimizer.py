@@ -7,7 +7,7 @@ Source: facebookresearch/mae `util/lr_decay.py`, `util/lr_sched.py`.
 """
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
@@ -39,7 +39,7 @@ def layer_scales(params: Params, layer_decay: float, depth: int) -> Params:
         with the leaf's rank in ones.
     """
 
-    def scale(path: tuple[str, ...], leaf: jax.Array) -> np.ndarray:
+    def scale(path: tuple[str, ...], leaf: Any) -> np.ndarray:
         ones = (1,) * (len(leaf.shape) - 1)
         if path[0] == "blocks":
             ids = np.arange(depth) + 1

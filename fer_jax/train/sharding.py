@@ -46,7 +46,7 @@ def replicated(mesh: Mesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def parameter_shardings(tree: Params, mesh: Mesh) -> Params:
+def parameter_shardings(tree: Any, mesh: Mesh) -> Any:
     """The sharding of every leaf of params, or of an optimiser state that mirrors them.
 
     Args:
@@ -58,7 +58,7 @@ def parameter_shardings(tree: Params, mesh: Mesh) -> Params:
     """
     fsdp = mesh.shape["fsdp"]
 
-    def rule(path: tuple[Any, ...], leaf: jax.Array) -> NamedSharding:
+    def rule(path: tuple[Any, ...], leaf: Any) -> NamedSharding:
         stacked = any(getattr(key, "key", None) == "blocks" for key in path)
         axes = range(1 if stacked else 0, len(leaf.shape))
         fitting = [axis for axis in axes if leaf.shape[axis] % fsdp == 0]

@@ -8,6 +8,7 @@ import functools
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from flax import nnx
 from jaxtyping import Array, Float
@@ -16,6 +17,8 @@ from fer_jax.models import vit
 from fer_jax.models.vit import Params
 from fer_jax.ops import augment, losses, metrics
 from fer_jax.train.state import TrainState
+
+Batch = dict[str, Array] | dict[str, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +36,7 @@ class Recipe:
 
 
 def normalize(
-    images: Float[Array, "b h w 3"], mean: tuple[float, ...], std: tuple[float, ...]
+    images: Float[Array | np.ndarray, "b h w 3"], mean: tuple[float, ...], std: tuple[float, ...]
 ) -> Float[Array, "b h w 3"]:
     """(x / 255 - mean) / std, channel by channel."""
     mean_row = jnp.asarray(mean, jnp.float32)[None, None, None]
@@ -43,7 +46,7 @@ def normalize(
 
 def loss_and_logits(
     params: Params,
-    batch: dict[str, Array],
+    batch: Batch,
     class_weights: Float[Array, "c"],
     key: jax.Array,
     *,
@@ -64,7 +67,7 @@ def loss_and_logits(
         The weighted mean over the global batch, and the logits.
     """
     mix_key, path_key = jax.random.split(key)
-    images = normalize(batch["image"].astype(jnp.float32), recipe.mean, recipe.std)
+    images = normalize(jnp.asarray(batch["image"], jnp.float32), recipe.mean, recipe.std)
     targets = batch["label"]
     if recipe.mixup > 0 or recipe.cutmix > 0:
         images, targets = augment.mix(
@@ -87,7 +90,7 @@ def loss_and_logits(
 
 def train_step(
     state: TrainState,
-    batch: dict[str, Array],
+    batch: Batch,
     learning_rate: Float[Array, ""],
     class_weights: Float[Array, "c"],
     *,
@@ -107,7 +110,7 @@ def train_step(
 
 
 def evaluate_step(
-    params: Params, batch: dict[str, Array], *, graphdef: nnx.GraphDef, recipe: Recipe
+    params: Params, batch: Batch, *, graphdef: nnx.GraphDef, recipe: Recipe
 ) -> dict[str, Array]:
     """Sums over one padded batch: confusion counts (int32), plain loss sum and its denominator."""
     logits, _ = vit.apply(graphdef, params, normalize(batch["image"], recipe.mean, recipe.std))

@@ -1,0 +1,93 @@
+"""`fer-jax convert`: a PyTorch checkpoint becomes a bundle; PyTorch is not needed."""
+
+import argparse
+import time
+from collections.abc import Sequence
+
+_EXAMPLES = """\
+examples:
+  fer-jax convert mae_face_pretrain_vit_base.pth backbone --normalize mae_face
+  fer-jax convert checkpoint-best.pth model --normalize imagenet --labels affwild2_expr
+  fer-jax convert dinov2_vits14.safetensors backbone --normalize imagenet --image-size 224
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fer-jax convert",
+        description="Turns a PyTorch ViT checkpoint (MAE, MAE-Face, timm, DINOv2; .pth or "
+        ".safetensors) into a bundle. Nothing in the file is run. What a file cannot say is asked "
+        "for: the normalisation always, the labels if its head is to be kept.",
+        epilog=_EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("source", metavar="SRC", help="the checkpoint")
+    add("out", metavar="OUT", help="folder to make")
+    add(
+        "--normalize",
+        required=True,
+        choices=("imagenet", "mae_face"),
+        help="mean and std of the images that the model was trained on",
+    )
+    add("--labels", metavar="SPACE", help="label space of the head; left out, an encoder is made")
+    add("--family", default="auto", choices=("auto", "mae", "timm"), help="naming of the tensors")
+    add("--heads", type=int, metavar="N", help="attention heads, for sizes that are not registered")
+    add("--eps", type=float, metavar="E", help="epsilon of LayerNorm (both families: 1e-6)")
+    add("--image-size", type=int, metavar="N", help="side in pixels; positions are interpolated")
+    add(
+        "--position-resize",
+        default="bicubic",
+        metavar="KERNEL",
+        help="how positions are interpolated: bicubic (MAE), bicubic_antialias (timm), "
+        "bicubic_dinov2; %(default)s",
+    )
+    add("--pool", choices=("cls", "avg"), help="for files that hold both norm and fc_norm")
+    add(
+        "--resize",
+        default="bicubic_antialias",
+        metavar="KERNEL",
+        help="how faces are resized to the model's input: bilinear, bicubic, bilinear_antialias, "
+        "bicubic_antialias; %(default)s",
+    )
+    add("--template", default="unknown", help="alignment of the faces that it was trained on")
+    add("--license", default="not stated", metavar="TEXT", help="licence of the weights")
+    add("--overwrite", action="store_true", help="replace OUT if it exists")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command.
+
+    Args:
+        argv: its arguments.
+
+    Returns:
+        The exit code.
+    """
+    options = _parser().parse_args(argv)
+    begin = time.monotonic()
+    from fer_jax.convert.release import ReleaseOptions, convert_file
+
+    report = convert_file(
+        options.source,
+        options.out,
+        ReleaseOptions(
+            normalize=options.normalize,
+            labels=options.labels,
+            family=options.family,
+            num_heads=options.heads,
+            norm_eps=options.eps,
+            image_size=options.image_size,
+            pool=options.pool,
+            position_resize=options.position_resize,
+            resize=options.resize,
+            template=options.template,
+            license=options.license,
+        ),
+        overwrite=options.overwrite,
+    )
+    for line in report.lines():
+        print(line)
+    print(f"wrote {options.out} in {time.monotonic() - begin:.1f} s")
+    return 0

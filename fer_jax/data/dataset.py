@@ -1,0 +1,186 @@
+"""Opens a data set of faces: its index, and its records by number."""
+
+import functools
+import json
+import os
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from array_record.python.array_record_data_source import ArrayRecordDataSource
+
+from fer_jax.data.builder import FORMAT, VERSION
+from fer_jax.data.image_folder import split_off
+from fer_jax.errors import FerJaxError
+from fer_jax.labels import LABEL_SPACES, LabelSpace
+
+
+class RecordReader:
+    """Reads records by number; opened on first use, so that it travels cheaply to a worker."""
+
+    def __init__(self, path: Path):
+        self._path = path
+
+    def __reduce__(self):
+        return RecordReader, (self._path,)
+
+    @functools.cached_property
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.builder_from_directory(str(self._path / "faces" / VERSION)).info
+
+    @functools.cached_property
+    def _records(self) -> ArrayRecordDataSource:
+        # Row numbers run through the splits in the index's order, which is sorted.
+        splits = self._info.splits
+        files = [
+            file.filename for split in sorted(splits) for file in splits[split].file_instructions
+        ]
+        # By name, so that the records of each file are counted, not taken from its description.
+        return ArrayRecordDataSource(files)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, row: int) -> dict[str, Any]:
+        record = self._records[int(row)]
+        return self._info.features.deserialize_example_np(
+            record, decoders={"image": tfds.decode.SkipDecoding()}
+        )
+
+
+class FaceData:
+    """A prepared data set.
+
+    Attributes:
+        path: its folder.
+        label_space: what its labels mean.
+        index: one numpy column a field, one row a face: `key`, `split`, `label` (int32, -1 =
+            none), `subject`, `video`, `frame`, `source`, `template`, `size`, ...
+        records: the faces themselves, by row number.
+    """
+
+    def __init__(self, path: Path, label_space: LabelSpace, index: dict[str, np.ndarray]):
+        self.path = path
+        self.label_space = label_space
+        self.index = index
+        self.records = RecordReader(path)
+
+    @classmethod
+    def open(cls, path: str | os.PathLike[str]) -> "FaceData":
+        """Opens what `fer-jax prepare` wrote.
+
+        Args:
+            path: the folder.
+
+        Returns:
+            The data set; no face is read yet.
+
+        Raises:
+            FerJaxError: there is no such folder, or it is not a data set, or not a whole one.
+        """
+        path = Path(path)
+        remedy = "make one with `fer-jax prepare images`"
+        if not path.is_dir():
+            raise FerJaxError(f"{path}: no such data set; {remedy}")
+        try:
+            description = json.loads((path / "faces.json").read_text(encoding="utf-8"))
+            found = description["format"]
+            name, classes = description["label_space"], tuple(description["classes"])
+        except FileNotFoundError:
+            raise FerJaxError(f"{path}: has no faces.json, so is no data set; {remedy}") from None
+        except (ValueError, KeyError, TypeError) as error:
+            raise FerJaxError(f"{path / 'faces.json'}: is damaged ({error!r}); {remedy}") from None
+        if found != FORMAT:
+            raise FerJaxError(f"{path}: format {found!r} is not {FORMAT!r}; {remedy} again")
+        if name in LABEL_SPACES and LABEL_SPACES[name].classes != classes:
+            raise FerJaxError(
+                f"{path}: its classes {', '.join(classes)} are not those of the label space "
+                f"{name}; {remedy} again"
+            )
+        try:
+            with np.load(path / "index.npz", allow_pickle=False) as columns:
+                index = {column: columns[column] for column in columns.files}
+            data = cls(path, LabelSpace(name, classes), index)
+            stored = len(data.records)
+        except (OSError, ValueError, zipfile.BadZipFile, RuntimeError) as error:
+            line = str(error).splitlines()[0] if str(error) else repr(error)
+            raise FerJaxError(f"{path}: is not a whole data set ({line}); {remedy} again") from None
+        if stored != len(data):
+            raise FerJaxError(
+                f"{path}: index.npz lists {len(data)} faces, the shards hold {stored}; "
+                f"{remedy} again"
+            )
+        return data
+
+    def __len__(self) -> int:
+        return len(self.index["label"])
+
+    @property
+    def template(self) -> str:
+        """How the faces were aligned; `mixed` if not all in one way."""
+        templates = np.unique(self.index["template"])
+        return str(templates[0]) if len(templates) == 1 else "mixed"
+
+
+def select(data: FaceData, split: str, *, labelled: bool = True) -> np.ndarray:
+    """The row numbers of one split.
+
+    Args:
+        data: the data set.
+        split: its name.
+        labelled: leave out faces without a label.
+
+    Returns:
+        int64 row numbers, ascending.
+
+    Raises:
+        FerJaxError: there is no such split, or it has no labelled face.
+    """
+    splits, counts = np.unique(data.index["split"], return_counts=True)
+    if split not in splits:
+        there = ", ".join(f"{name} ({n})" for name, n in zip(splits, counts, strict=True))
+        raise FerJaxError(f"{data.path}: has no split {split!r}; its splits are {there}")
+    mask = data.index["split"] == split
+    if labelled:
+        mask &= data.index["label"] >= 0
+    if not mask.any():
+        raise FerJaxError(f"{data.path}: no face of split {split!r} has a label; name another one")
+    return np.flatnonzero(mask)
+
+
+def split_selection(
+    data: FaceData, rows: np.ndarray, fraction: float, seed: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Splits rows in two, to train on one part and to select checkpoints on the other.
+
+    Whole subjects go one way (where none is known: whole videos, else single faces), and the
+    classes keep their shares as far as that allows.
+
+    Args:
+        data: the data set.
+        rows: row numbers to split.
+        fraction: of the rows, for the second part.
+        seed: which rows.
+
+    Returns:
+        (training rows, selection rows), both in the given order; together they are all rows.
+
+    Raises:
+        FerJaxError: the fraction is not between 0 and 1, or all rows are of one subject.
+    """
+    rows = np.asarray(rows)
+    subjects, videos = data.index["subject"][rows], data.index["video"][rows]
+    # Prefixes keep a subject, a video and a key of the same name apart.
+    groups = np.where(
+        subjects != "",
+        np.strings.add("s:", subjects),
+        np.where(
+            videos != "",
+            np.strings.add("v:", videos),
+            np.strings.add("k:", data.index["key"][rows]),
+        ),
+    )
+    chosen = split_off(groups, data.index["label"][rows], fraction, seed)
+    return rows[~chosen], rows[chosen]

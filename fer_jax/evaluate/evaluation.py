@@ -1,0 +1,350 @@
+"""Scores a bundle on a split of a data set, and says on what and how in metrics.json."""
+
+import contextlib
+import dataclasses
+import datetime
+import hashlib
+import json
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Int
+from tqdm import tqdm
+
+from fer_jax import __version__
+from fer_jax.atomic import atomic_file
+from fer_jax.bundle import PARAMS_FILE, View
+from fer_jax.data.pipeline import FaceData, evaluation_batches, select
+from fer_jax.errors import FerJaxError
+from fer_jax.evaluate.intervals import LEVEL, RESAMPLES, Intervals, bootstrap
+from fer_jax.evaluate.picture import draw_confusion
+from fer_jax.evaluate.report import number_of, report_text, title_of, where_of
+from fer_jax.labels import LabelMap, LabelSpace, label_map
+from fer_jax.ops.metrics import Scores, confusion_matrix, scores
+from fer_jax.predict.recognizer import Recognizer, load, normalize
+
+METRICS_FILE = "metrics.json"
+TABLE_FILE = "table.md"
+PICTURE_FILE = "confusion.png"
+
+
+@dataclasses.dataclass(frozen=True)
+class ScoredClasses:
+    """The classes that a bundle and a data set share, and how to find them in each.
+
+    Attributes:
+        names: display names, in the order of the data set's space.
+        outputs: for each the index of the bundle's logit.
+        labels: for each label of the data set (and last for -1) its place among `names`, or -1.
+        mapping: from the bundle's space to the data set's.
+    """
+
+    names: tuple[str, ...]
+    outputs: Int[np.ndarray, "shared"]
+    labels: Int[np.ndarray, "data_classes_and_none"]
+    mapping: LabelMap
+
+
+def shared_classes(bundle_labels: LabelSpace, data_labels: LabelSpace) -> ScoredClasses:
+    """Which classes can be scored when a bundle meets data, of its own or of another label space.
+
+    The bundle then chooses among the shared classes only (the largest of their logits), and images
+    of a class that it does not know are not scored: both are stated in the report.
+
+    Args:
+        bundle_labels: the space of the logits.
+        data_labels: the space of the labels.
+
+    Returns:
+        The shared classes.
+
+    Raises:
+        FerJaxError: fewer than two classes are shared.
+    """
+    mapping = label_map(bundle_labels, data_labels)
+    output_of = {target: output for output, target in enumerate(mapping.indices) if target >= 0}
+    shared = sorted(output_of)
+    if len(shared) < 2:
+        raise FerJaxError(
+            f"label spaces {bundle_labels.name} and {data_labels.name} share only the class "
+            f"{data_labels.classes[shared[0]]}; there is nothing to choose from, use other data"
+        )
+    labels = np.full(len(data_labels) + 1, -1)
+    labels[shared] = np.arange(len(shared))
+    return ScoredClasses(
+        names=tuple(data_labels.classes[i] for i in shared),
+        outputs=np.array([output_of[i] for i in shared]),
+        labels=labels,
+        mapping=mapping,
+    )
+
+
+def evaluate_bundle(
+    bundle: str | os.PathLike[str] | Recognizer,
+    data: str | os.PathLike[str] | FaceData,
+    split: str,
+    out_dir: str | os.PathLike[str],
+    *,
+    batch_size: int | None = None,
+    overwrite: bool = False,
+    progress: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Scores a bundle on every labelled face of a split, and writes the report.
+
+    Args:
+        bundle: a bundle's folder, or a recognizer.
+        data: a data set's folder, or the data set.
+        split: its name, such as `validation`.
+        out_dir: gets metrics.json, table.md and confusion.png.
+        batch_size: faces at once, where `bundle` is a folder; None lets `load` choose.
+        overwrite: replace a report that stands there.
+        progress: show a bar if there is a terminal.
+        say: called with lines that a user should know, such as classes that cannot be scored.
+
+    Returns:
+        What metrics.json holds.
+
+    Raises:
+        FerJaxError: nothing to score, label spaces that do not meet, or a report stands there.
+    """
+    out_dir = Path(out_dir)
+    if (out_dir / METRICS_FILE).exists() and not overwrite:
+        raise FerJaxError(
+            f"{out_dir / METRICS_FILE}: exists already; name another folder, or pass --overwrite"
+        )
+    data = data if isinstance(data, FaceData) else FaceData.open(data)
+    rows = select(data, split)
+    recognizer = bundle if isinstance(bundle, Recognizer) else load(bundle, batch_size=batch_size)
+    recognizer.require_labels()
+    classes = shared_classes(recognizer.bundle.labels, data.label_space)
+    notes = _notes(recognizer, data, rows, classes)
+    for note in notes:
+        say(note)
+    scored = rows[classes.labels[data.index["label"][rows]] >= 0]
+    if not len(scored):
+        raise FerJaxError(
+            f"{data.path}: no face of split {split!r} is of a class that the bundle knows "
+            f"({', '.join(classes.names)}); use other data"
+        )
+    with tqdm(total=len(scored), unit="face", disable=None if progress else True) as bar:
+        confusion = count(recognizer, data, scored, classes, bar.update)
+    metrics = describe(confusion, recognizer, data, split, scored, classes, notes)
+    write_report(metrics, out_dir)
+    return metrics
+
+
+def count(
+    recognizer: Recognizer,
+    data: FaceData,
+    rows: Int[np.ndarray, "rows"],
+    classes: ScoredClasses,
+    done: Callable[[int], Any] = lambda faces: None,
+) -> Int[np.ndarray, "shared shared"]:
+    """Runs the recognizer over rows of a data set and counts what was taken for what.
+
+    Args:
+        recognizer: of a bundle with labels.
+        data: the data set.
+        rows: which of its faces.
+        classes: from `shared_classes`.
+        done: called with the number of faces after each batch.
+
+    Returns:
+        The confusion matrix, int64.
+    """
+    views = recognizer.bundle.views
+    batches = {
+        name: evaluation_batches(
+            [(data, rows)],
+            view=view.view,
+            image_size=view.image_size,
+            resize=view.resize,
+            batch_size=recognizer.batch_size,
+        )
+        for name, view in views.items()
+    }
+    number = len(classes.names)
+    confusion = np.zeros((number, number), np.int64)
+    for parts in zip(*batches.values(), strict=True):
+        batch = dict(zip(batches, parts, strict=True))
+        inputs = {name: normalize(views[name], part["image"]) for name, part in batch.items()}
+        predictions = recognizer.logits_normalized(inputs)[:, classes.outputs].argmax(axis=1)
+        labels, mask = classes.labels[parts[0]["label"]], parts[0]["mask"]
+        confusion += np.asarray(confusion_matrix(labels, predictions, number, mask), np.int64)
+        done(int(mask.sum()))
+    return confusion
+
+
+def describe(
+    confusion: Int[np.ndarray, "shared shared"],
+    recognizer: Recognizer,
+    data: FaceData,
+    split: str,
+    rows: Int[np.ndarray, "rows"],
+    classes: ScoredClasses,
+    notes: list[str],
+) -> dict[str, Any]:
+    """Everything that metrics.json says, as plain numbers, texts, lists and dicts."""
+    found, intervals = scores(confusion), bootstrap(confusion)
+    in_split = int((data.index["split"] == split).sum())
+    labelled = int((data.index["label"][data.index["split"] == split] >= 0).sum())
+    bundle = recognizer.bundle
+    params = None if recognizer.path is None else recognizer.path / PARAMS_FILE
+    return {
+        "format": "fer_jax metrics",
+        "format_version": 1,
+        "fer_jax_version": __version__,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **_score_fields(found, intervals, classes.names),
+        "confusion": {"rows": "true", "columns": "predicted", "counts": confusion.tolist()},
+        "interval": {
+            "method": "percentile bootstrap over images, taken as independent",
+            "level": LEVEL,
+            "resamples": RESAMPLES,
+            "seed": intervals.seed,
+        },
+        "images": {
+            "in_split": in_split,
+            "without_label": in_split - labelled,
+            "of_a_class_not_scored": labelled - len(rows),
+            "scored": int(confusion.sum()),
+        },
+        "labels": {
+            "bundle": bundle.labels.name,
+            "data": data.label_space.name,
+            "scored": list(classes.names),
+            "never_predicted": list(classes.mapping.lost),
+            "not_scored": list(classes.mapping.unreached),
+        },
+        "bundle": {
+            "path": None if recognizer.path is None else str(recognizer.path),
+            "kind": bundle.kind,
+            "params_sha256": None if params is None else _sha256(params),
+            "license": bundle.license,
+            "provenance": bundle.provenance,
+            "views": {name: _plain(view) for name, view in bundle.views.items()},
+        },
+        "data": {
+            "path": str(data.path),
+            "split": split,
+            "template": data.template,
+            "scored_keys_and_labels_sha256": _fingerprint(data, rows),
+        },
+        "computed": {
+            "backend": jax.default_backend(),
+            "jax_version": jax.__version__,
+            "dtype": recognizer.dtype,
+            "matmul_precision": recognizer.precision,
+        },
+        "notes": notes,
+    }
+
+
+def write_report(metrics: dict[str, Any], out_dir: str | os.PathLike[str]) -> None:
+    """Writes metrics.json, table.md and confusion.png: all three, or none of them.
+
+    Args:
+        metrics: from `describe`.
+        out_dir: the folder, made if missing; other files in it stay.
+    """
+    out_dir = Path(out_dir)
+    with contextlib.ExitStack() as files:
+        picture, table, document = (
+            files.enter_context(atomic_file(out_dir / name))
+            for name in (PICTURE_FILE, TABLE_FILE, METRICS_FILE)
+        )
+        draw_confusion(
+            picture,
+            np.array(metrics["confusion"]["counts"]),
+            [one["name"] for one in metrics["classes"]],
+            title=title_of(metrics),
+            subtitle=(where_of(metrics), number_of(metrics)),
+            f1_intervals=np.array([[one["f1_low"], one["f1_high"]] for one in metrics["classes"]]),
+        )
+        table.write_text(report_text(metrics), encoding="utf-8")
+        document.write_text(
+            json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+            encoding="utf-8",
+        )
+
+
+def _score_fields(found: Scores, intervals: Intervals, names: tuple[str, ...]) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for name in ("macro_f1", "accuracy", "balanced_accuracy"):
+        low, high = getattr(intervals, name).tolist()
+        fields[name] = {"value": getattr(found, name), "low": low, "high": high}
+    fields["classes"] = [
+        {
+            "name": name,
+            "f1": float(found.f1[i]),
+            "f1_low": float(intervals.f1[i, 0]),
+            "f1_high": float(intervals.f1[i, 1]),
+            "precision": float(found.precision[i]),
+            "recall": float(found.recall[i]),
+            "images": int(found.support[i]),
+        }
+        for i, name in enumerate(names)
+    ]
+    return fields
+
+
+def _notes(
+    recognizer: Recognizer,
+    data: FaceData,
+    rows: Int[np.ndarray, "rows"],
+    classes: ScoredClasses,
+) -> list[str]:
+    """What a reader of the scores must know, one sentence each."""
+    notes = []
+    mapping = classes.mapping
+    if mapping.source.classes != mapping.target.classes:
+        notes.append(
+            f"labels: {mapping.describe()}. The bundle chose among {', '.join(classes.names)} only."
+        )
+    labels = data.index["label"][rows]
+    for name in mapping.unreached:
+        images = int((labels == mapping.target.classes.index(name)).sum())
+        if images:
+            notes.append(f"{images} images of {name} are not scored: the bundle cannot name it.")
+    empty = [
+        name for i, name in enumerate(classes.names) if not (classes.labels[labels] == i).any()
+    ]
+    if empty:
+        notes.append(f"no image of {', '.join(empty)}: its F1 is 0 and counts in the mean.")
+    templates = {view.template for view in recognizer.bundle.views.values()}
+    if data.template not in templates and "unknown" not in templates:
+        notes.append(
+            f"the faces are aligned as {data.template!r}, the bundle was trained on "
+            f"{', '.join(map(repr, sorted(templates)))}: scores suffer from that."
+        )
+    return notes
+
+
+def _plain(view: View) -> dict[str, Any]:
+    fields = dataclasses.asdict(view)
+    return {
+        key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()
+    }
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _fingerprint(data: FaceData, rows: Int[np.ndarray, "rows"]) -> str:
+    """Two reports with the same fingerprint scored the same faces against the same labels."""
+    digest = hashlib.sha256()
+    for key, label in _keys_and_labels(data, rows):
+        digest.update(f"{key}\t{label}\n".encode("utf-8", "surrogateescape"))
+    return digest.hexdigest()
+
+
+def _keys_and_labels(data: FaceData, rows: Int[np.ndarray, "rows"]) -> Iterator[tuple[str, str]]:
+    names = np.asarray(data.label_space.classes, object)[data.index["label"][rows]]
+    yield from sorted(zip(data.index["key"][rows].tolist(), names.tolist(), strict=True))

@@ -1,0 +1,79 @@
+"""Config files and the command line: every mistake is named in one line."""
+
+import dataclasses
+
+import pytest
+
+from fer_jax.cli.main import main
+from fer_jax.errors import UsageError
+from fer_jax.train.config import TrainConfig, default_config, freeze, to_dict
+
+
+def test_defaults_survive_the_way_through_a_config_dict():
+    assert freeze(default_config()) == TrainConfig()
+    assert freeze(to_dict(TrainConfig())) == TrainConfig()
+
+
+def test_changes_arrive_typed():
+    config = default_config()
+    config.model.image_size = 112
+    config.augment.crop_scale = (0.5, 1.0)
+    frozen = freeze(config)
+    assert frozen.model.image_size == 112
+    assert frozen.augment.crop_scale == (0.5, 1.0)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        frozen.epochs = 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimiser": {}}, "config.optimiser: no such field; did you mean config.optimizer"),
+        ({"optimizer": {"lr": 1.0}}, "config.optimizer.lr: no such field; known: name, learning"),
+        ({"epochs": "ten"}, "config.epochs='ten': must be int"),
+        ({"epochs": True}, "config.epochs=True: must be int"),
+        ({"epochs": 0}, "config.epochs=0: must be at least 1"),
+        ({"selection": 0.95}, r"config.selection=0.95: must be in \[0, 0.9\]"),
+        ({"optimizer": {"name": "sgd"}}, "config.optimizer.name='sgd': must be one of adamw, adam"),
+        ({"augment": {"crop_scale": 0.5}}, "config.augment.crop_scale=0.5: must be 2 numbers"),
+        ({"model": 3}, "config.model=3: holds fields"),
+    ],
+)
+def test_mistakes_are_named(changes, message):
+    with pytest.raises(UsageError, match=message):
+        freeze(changes)
+
+
+@pytest.fixture
+def config_file(tmp_path):
+    path = tmp_path / "config.py"
+    path.write_text(
+        "from fer_jax.train.config import default_config\n\n"
+        "def get_config():\n    return default_config()\n"
+    )
+    return path
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config={file}", "--config.optimzer.name=adam"], "did you mean config.optimizer?"),
+        (["--config={file}", "--config.model.width.x=1"], "config.model.width.x: no such field"),
+        (["--config={file}", "--config.epochs=many"], "many"),
+        (["--config={file}", "--config.epochs=0", "--workdir=x"], "must be at least 1"),
+        (["--config={file}", "--workdri=x"], "workdri"),
+        (["--config={file}"], "--workdir=DIR is missing"),
+        (["--config={file}", "--workdir=x", "stray"], "'stray' is not an option"),
+        (["--workdir=x"], "--config=FILE.py is missing"),
+        (["--config=absent.py", "--workdir=x"], "--config=absent.py: no such file"),
+        (["--config={file}", "--workdir={dir}/run"], "config.data is empty"),
+    ],
+)
+def test_command_line_mistakes_exit_with_2_in_one_line(
+    arguments, message, config_file, tmp_path, capsys
+):
+    filled = [a.format(file=config_file, dir=tmp_path) for a in arguments]
+    assert main(["train", *filled]) == 2
+    printed = capsys.readouterr().err.strip()
+    assert message in printed
+    assert len(printed.splitlines()) == 1
