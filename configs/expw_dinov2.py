@@ -1,4 +1,4 @@
-"""ExpW faces from a DINOv2 ViT-S/14, at 112 pixels: the run in docs/evidence.md.
+r"""ExpW faces from a DINOv2 ViT-S/14, at 112 pixels: the run in docs/evidence.md.
 
     fer-jax convert dinov2_vits14.safetensors dinov2 --normalize imagenet
     fer-jax prepare images expw_faces --csv expw_faces/labels.csv --labels expw --out expw

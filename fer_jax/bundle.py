@@ -8,6 +8,7 @@ when a bundle is loaded, so that a wrong kernel, order or file is noticed before
 """
 
 import dataclasses
+import functools
 import json
 import os
 import zipfile
@@ -22,6 +23,7 @@ from jaxtyping import Array, Float, Shaped, UInt8
 from fer_jax.atomic import atomic_directory
 from fer_jax.bundle_schema import Bundle, View, from_json, to_json
 from fer_jax.errors import FerJaxError
+from fer_jax.labels import LabelSpace
 from fer_jax.models import vit
 from fer_jax.models.torch_layout import from_torch_layout, targets, to_torch_layout
 from fer_jax.models.vit import Params, ViTConfig
@@ -220,25 +222,32 @@ def _drawn_faces() -> UInt8[np.ndarray, "2 112 112 3"]:
 
 def _golden_outputs(bundle: Bundle, faces: np.ndarray) -> dict[str, np.ndarray]:
     """Features of every model and the logits, in float32 at the highest precision."""
-    plain = {
-        name: (
-            dataclasses.replace(
-                config, dtype="float32", scan_layers=True, remat="none", attention="xla"
-            ),
-            params,
-        )
-        for name, (config, params) in bundle.models.items()
-    }
-    function = bundle_function(dataclasses.replace(bundle, models=plain))
-
-    def run(params: Mapping[str, Params], faces: Array) -> Outputs:
-        inputs = {name: preprocess(view, faces) for name, view in bundle.views.items()}
-        return function(params, inputs)
-
+    configs = tuple((name, config) for name, (config, _) in bundle.models.items())
+    program = _golden_program(bundle.kind, bundle.labels, configs, tuple(bundle.views.items()))
     with jax.default_matmul_precision("highest"):
-        logits, features = jax.jit(run)(bundle.params, faces)
+        logits, features = program(bundle.params, faces)
     outputs = {f"features_{name}": np.asarray(values) for name, values in features.items()}
     return outputs if logits is None else outputs | {"logits": np.asarray(logits)}
+
+
+@functools.lru_cache(maxsize=8)
+def _golden_program(
+    kind: str,
+    labels: LabelSpace | None,
+    configs: tuple[tuple[str, ViTConfig], ...],
+    views: tuple[tuple[str, View], ...],
+) -> Callable[[Mapping[str, Params], np.ndarray], Outputs]:
+    """The compiled program of a golden sample; kept, so that saving and loading share it."""
+    plain = {"dtype": "float32", "scan_layers": True, "remat": "none", "attention": "xla"}
+    models = {name: (dataclasses.replace(config, **plain), {}) for name, config in configs}
+    bundle = Bundle(kind=kind, labels=labels, models=models, views=dict(views))
+    function = bundle_function(bundle)
+
+    def run(params: Mapping[str, Params], faces: Array) -> Outputs:
+        inputs = {name: preprocess(view, faces) for name, view in views}
+        return function(params, inputs)
+
+    return jax.jit(run)
 
 
 def _read_golden(path: Path) -> dict[str, np.ndarray]:

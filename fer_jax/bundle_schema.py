@@ -86,9 +86,8 @@ class View:
             value = getattr(self, field)
             if value not in names:
                 raise FerJaxError(f"view: {field}={value!r} must be one of {', '.join(names)}")
-        numbers = (*self.mean, *self.std)
-        if len(self.mean) != 3 or len(self.std) != 3 or not all(map(math.isfinite, numbers)):
-            raise FerJaxError(f"view: mean={self.mean} and std={self.std} must be three numbers")
+        if not all(map(math.isfinite, (*self.mean, *self.std))):
+            raise FerJaxError(f"view: mean={self.mean} and std={self.std} must be finite")
         if min(self.std) <= 0 or self.image_size < 1:
             raise FerJaxError(
                 f"view: std={self.std} and image_size={self.image_size} must be above 0"
@@ -160,13 +159,18 @@ class Bundle:
 
 
 def to_json(bundle: Bundle, golden: Mapping[str, Any]) -> dict[str, Any]:
-    """The document of a bundle; `golden` describes its golden sample."""
+    """The document of a bundle; `golden` describes its golden sample.
+
+    Raises:
+        FerJaxError: the label space is not a registered one, so nobody could read it.
+    """
     models = {}
     for name, (config, _) in bundle.models.items():
         models[name] = {field: getattr(config, field) for field in MODEL_FIELDS}
     labels = None
     if bundle.labels is not None:
         labels = {"space": bundle.labels.name, "classes": list(bundle.labels.classes)}
+        _labels(labels)
     return {
         "format": FORMAT,
         "format_version": FORMAT_VERSION,
@@ -213,6 +217,7 @@ _VIEW = {
     "std": list,
     "color_order": str,
 }
+_RGB = ("mean", "std")
 _GOLDEN = {"tolerance": float}
 
 
@@ -247,15 +252,19 @@ def from_json(document: Any) -> tuple[dict[str, ViTConfig], dict[str, Any], floa
     views = {}
     for name, fields in document["views"].items():
         _check_fields(f"views.{name}", fields, _VIEW)
-        for field in ("mean", "std"):
-            if not all(type(number) in (int, float) for number in fields[field]):
-                raise FerJaxError(f"views.{name}.{field}={fields[field]!r} must be three numbers")
-        views[name] = View(**fields | {f: tuple(fields[f]) for f in ("mean", "std")})
+        numbers = {field: _three_numbers(f"views.{name}.{field}", fields[field]) for field in _RGB}
+        views[name] = View(**fields | numbers)
     _check_fields("golden", document["golden"], _GOLDEN)
     rest = ("fusion", "smoothing", "calibration", "provenance", "license", "scores")
     fields = {name: document[name] for name in rest}
     fields |= {"kind": document["kind"], "views": views, "labels": _labels(document["labels"])}
     return configs, fields, document["golden"]["tolerance"]
+
+
+def _three_numbers(where: str, value: list[Any]) -> tuple[float, ...]:
+    if len(value) != 3 or not all(type(number) in (int, float) for number in value):
+        raise FerJaxError(f"{where}={value!r} must be three numbers")
+    return tuple(map(float, value))
 
 
 def _labels(labels: dict[str, Any] | None) -> LabelSpace | None:

@@ -10,7 +10,7 @@ from absl import flags
 from jaxtyping import install_import_hook
 
 # Shapes and dtypes in the signatures of public functions are enforced while testing.
-_HOOK = install_import_hook("fer_jax", "beartype.beartype")
+_HOOK = install_import_hook("fer_jax", "typechecker.check")
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")

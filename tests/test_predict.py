@@ -90,8 +90,11 @@ def test_same_bits_whatever_the_batch(recognizer, number):
 
 def test_computes_in_float32_at_highest_precision(path):
     """A CPU shows no difference, so the program itself is read."""
-    for options, wanted in (({}, True), ({"precision": "default"}, False)):
-        recognizer = load(path, verify=False, **options)
+    for recognizer, wanted in (
+        (load(path, verify=False), True),
+        (Recognizer(tiny_bundle()), True),
+        (load(path, verify=False, precision="default"), False),
+    ):
         inputs = {"main": np.zeros((8, 32, 32, 3), np.float32)}
         program = recognizer._function.lower(recognizer._params, inputs).as_text()
         products = [line for line in program.splitlines() if "dot_general" in line]

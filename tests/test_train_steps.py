@@ -146,8 +146,8 @@ def test_parameters_are_split_by_rule():
     shapes = jax.eval_shape(lambda: vit.init(config, jax.random.key(0)))
     flat = traverse_util.flatten_dict(sharding.parameter_shardings(shapes, mesh), sep="/")
     # The largest dimension; never axis 0 of a stacked leaf, though depth divides as well.
-    assert flat["blocks/mlp/fc1/kernel"].spec == (None, None, "fsdp")
-    assert flat["blocks/mlp/fc2/kernel"].spec == (None, "fsdp")
+    assert tuple(flat["blocks/mlp/fc1/kernel"].spec) == (None, None, "fsdp")
+    assert tuple(flat["blocks/mlp/fc2/kernel"].spec) == (None, "fsdp")
     assert flat["head/kernel"].is_fully_replicated
     assert sharding.unsharded_leaves(shapes, mesh) == []
     odd = {"blocks": {"fc": {"kernel": jax.ShapeDtypeStruct((8, 91, 91), jnp.float32)}}}

@@ -166,7 +166,7 @@ def recognise(keys: Iterable[str]) -> tuple[Family, str]:
     """
     keys = list(keys)
     sorted_keys = {name: sort_keys(family, keys) for name, family in FAMILIES.items()}
-    # The family that knows most of the keys; between equals, one whose mark is seen, then the first.
+    # The family that knows most keys; between equals, one whose mark is seen, then the first.
     marks = {name: _mark(family, keys) for name, family in FAMILIES.items()}
     best = min(FAMILIES, key=lambda name: (len(sorted_keys[name].unknown), marks[name] is None))
     if sorted_keys[best].used:

@@ -1,6 +1,7 @@
 """What training carries from step to step, and the model it begins from."""
 
 import dataclasses
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -8,7 +9,6 @@ import numpy as np
 import optax
 from flax import traverse_util
 from jax.sharding import Mesh
-from jaxtyping import Array, Int
 
 from fer_jax.bundle import Bundle, View
 from fer_jax.errors import FerJaxError
@@ -30,11 +30,17 @@ _TASK_PARTS = ("norm", "fc_norm", "head")
 @jax.tree_util.register_dataclass
 @dataclasses.dataclass(frozen=True)
 class TrainState:
-    """A pytree: number of finished steps, parameters, optimiser state."""
+    """A pytree: of arrays, or of their shapes or shardings.
 
-    step: Int[Array, ""]
+    Attributes:
+        step: number of finished steps, an int32 scalar.
+        params: parameters.
+        opt_state: the optimiser's state, which mirrors them.
+    """
+
+    step: Any
     params: Params
-    opt_state: optax.OptState
+    opt_state: Any
 
 
 def create_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:

@@ -1,0 +1,65 @@
+"""Outputs are whole or absent."""
+
+import pytest
+
+from fer_jax.atomic import atomic_directory, atomic_file
+from fer_jax.errors import FerJaxError
+
+
+def names(folder):
+    return sorted(path.name for path in folder.iterdir())
+
+
+def test_a_file_appears_whole_and_replaces_the_old_one(tmp_path):
+    target = tmp_path / "new" / "x.csv"
+    with atomic_file(target) as partial:
+        assert partial.suffix == ".csv"
+        partial.write_text("one")
+        assert not target.exists()
+    with atomic_file(target) as partial:
+        partial.write_text("two")
+        assert target.read_text() == "one"
+    assert target.read_text() == "two"
+    assert names(target.parent) == ["x.csv"]
+    assert target.stat().st_mode & 0o444 == 0o444
+
+
+def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
+    target = tmp_path / "x.csv"
+    target.write_text("old")
+    with pytest.raises(RuntimeError), atomic_file(target) as partial:
+        partial.write_text("half")
+        raise RuntimeError
+    assert target.read_text() == "old"
+    assert names(tmp_path) == ["x.csv"]
+
+
+def test_a_folder_appears_whole(tmp_path):
+    target = tmp_path / "out"
+    with atomic_directory(target) as partial:
+        (partial / "a").write_text("a")
+        assert not target.exists()
+    assert names(target) == ["a"]
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_folder_in_use_is_kept_unless_told(tmp_path):
+    target = tmp_path / "out"
+    target.mkdir()
+    (target / "mine").write_text("")
+    with pytest.raises(FerJaxError, match="out: exists already"), atomic_directory(target):
+        pytest.fail("must not be entered")
+    with pytest.raises(RuntimeError), atomic_directory(target, overwrite=True) as partial:
+        (partial / "half").write_text("")
+        raise RuntimeError
+    assert names(target) == ["mine"]
+    with atomic_directory(target, overwrite=True) as partial:
+        (partial / "new").write_text("")
+    assert names(target) == ["new"]
+    assert names(tmp_path) == ["out"]
+
+
+def test_a_file_in_the_folders_place_is_named(tmp_path):
+    (tmp_path / "out").write_text("")
+    with pytest.raises(FerJaxError, match="out: is a file"), atomic_directory(tmp_path / "out"):
+        pytest.fail("must not be entered")

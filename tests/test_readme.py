@@ -1,0 +1,90 @@
+"""README's commands and examples run, word for word, on drawn faces and a tiny checkpoint."""
+
+import re
+import shlex
+import shutil
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+import pytest
+from pth_files import state_dict, write_pth
+
+from fer_jax.cli.main import main
+from fer_jax.data.synthetic import write_synthetic_faces
+from fer_jax.models import torch_layout, vit
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+# Said to the commands besides README's words: what a tiny model of no registered size needs, and
+# a run of seconds.
+ADDED = {
+    "convert": ["--heads", "2"],
+    "train": [
+        "--config.epochs=1",
+        "--config.batch_size=16",
+        "--config.model.image_size=32",
+        "--config.optimizer.warmup_epochs=0.5",
+    ],
+}
+
+
+def blocks(language):
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def commands():
+    lines = "\n".join(blocks("bash")).splitlines()
+    return [shlex.split(line, comments=True) for line in lines if line.startswith("fer-jax ")]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """What the reader has: configs, a checkpoint, faces in folders, one picture."""
+    folder = tmp_path_factory.mktemp("readme")
+    shutil.copytree(ROOT / "configs", folder / "configs")
+    write_synthetic_faces(
+        folder / "faces", identities=10, images_per_identity=16, size=32, validation_fraction=0.2
+    )
+    (folder / "faces" / "labels.csv").unlink()
+    picture = next((folder / "faces" / "validation").rglob("*.png"))
+    cv2.imwrite(str(folder / "face.jpg"), cv2.imread(str(picture)))
+    config = vit.ViTConfig(image_size=32, patch_size=8, width=32, depth=2, num_heads=2)
+    params = jax.tree.map(np.asarray, vit.init(config, jax.random.key(0)))
+    values, storages = state_dict(dict(torch_layout.to_torch_layout(params, config)))
+    write_pth(folder / "checkpoint.pth", {"model": values}, storages)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def line(folder):
+    """Runs every command once, in order."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        codes = {}
+        for _, name, *arguments in commands():
+            codes[name] = main([name, *arguments, *ADDED.get(name, [])])
+    return codes
+
+
+def test_the_five_commands_run(line):
+    assert line == {"convert": 0, "prepare": 0, "train": 0, "evaluate": 0, "predict": 0}
+
+
+def test_the_examples_run(line, folder, monkeypatch, capsys):
+    monkeypatch.chdir(folder)
+    names = {}
+    for block in blocks("python"):
+        exec(block, names)
+    printed = capsys.readouterr().out.split()
+    assert printed[0] in names["recognizer"].labels.classes
+    assert 1 / 8 <= float(printed[1]) <= 1
+    assert float(printed[2]) == pytest.approx(np.log(8), abs=1e-5)
+    assert names["logits"].shape == (1, 8)
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"^make (\w+)", "\n".join(blocks("bash")), flags=re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE)
