@@ -27,6 +27,7 @@ from fer_jax.labels import LabelSpace
 from fer_jax.models import vit
 from fer_jax.models.torch_layout import from_torch_layout, targets, to_torch_layout
 from fer_jax.models.vit import Params, ViTConfig
+from fer_jax.ops.normalize import normalize
 from fer_jax.ops.resize import resize
 from fer_jax.ops.views import cut_view
 from fer_jax.safetensors_file import read_safetensors, write_safetensors
@@ -65,9 +66,7 @@ def preprocess(
         Normalised float32 images. Pure; jits with `view` closed over.
     """
     images = resize(cut_view(faces, view.view), view.image_size, view.resize)
-    mean = jnp.asarray(view.mean, jnp.float32)[None, None, None]
-    std = jnp.asarray(view.std, jnp.float32)[None, None, None]
-    return (images / 255 - mean) / std
+    return normalize(images, view.mean, view.std)
 
 
 def bundle_function(

@@ -15,13 +15,6 @@ from fer_jax.ops.views import VIEWS
 FORMAT = "fer_jax bundle"
 FORMAT_VERSION = 1
 COLOR_ORDERS = ("RGB",)
-NORMALIZATIONS = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "mae_face": (
-        (0.49895147, 0.41043906, 0.36561476),
-        (0.29708471, 0.26990031, 0.26525996),
-    ),
-}
 
 # The fields of ViTConfig that define the function; the others are a matter of speed or training.
 MODEL_FIELDS = (

@@ -6,7 +6,6 @@ What torch itself writes is covered by tests/testdata/torch_save.pth (tools/make
 import dataclasses
 import struct
 import zipfile
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -124,18 +123,6 @@ def state_dict(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Call], dict[
         value[name] = tensor(Stored(str(i), array.size, array.dtype.name), array.shape)
         storages[str(i)] = np.ascontiguousarray(array)
     return value, storages
-
-
-def flip_bit(path: Path, position: int) -> None:
-    """Damages a file in place."""
-    data = bytearray(path.read_bytes())
-    data[position] ^= 0x10
-    path.write_bytes(data)
-
-
-def crc32(data: bytes) -> int:
-    """As in zip files."""
-    return zlib.crc32(data)
 
 
 def mae_face_shapes() -> Iterator[tuple[str, tuple[int, ...]]]:

@@ -89,19 +89,31 @@ def test_scores_equal_scikit_learn(expw, recognizer, tmp_path):
     assert metrics["notes"] == []
 
 
+def _expected_over(shared: list[str], data: FaceData, recognizer: Recognizer) -> list[list[int]]:
+    """The confusion matrix of a bundle that may only say what is in `shared`."""
+    truth, logits = _truth_and_logits(data, recognizer)
+    logits = logits[:, [recognizer.classes.index(name) for name in shared]]
+    predicted = [shared[i] for i in logits.argmax(axis=1)]
+    pairs = [(t, p) for t, p in zip(truth, predicted, strict=True) if t in shared]
+    return sklearn.metrics.confusion_matrix(*zip(*pairs, strict=True), labels=shared).tolist()
+
+
+def test_few_shared_classes_in_another_order(affectnet8, tmp_path):
+    few = Recognizer(tiny_bundle(LabelSpace("few", ("Surprise", "Other", "Neutral", "Fear"))))
+    metrics = evaluate_bundle(few, affectnet8, "validation", tmp_path)
+    shared = ["Neutral", "Surprise", "Fear"]
+    assert metrics["labels"]["scored"] == shared
+    assert metrics["confusion"]["counts"] == _expected_over(shared, affectnet8, few)
+
+
 def test_other_label_space_is_scored_over_the_shared_classes(affectnet8, eight_classes, tmp_path):
     said = []
     metrics = evaluate_bundle(
         eight_classes, affectnet8, "validation", tmp_path / "report", say=said.append
     )
-    truth, logits = _truth_and_logits(affectnet8, eight_classes)
     shared = [name for name in affectnet8.label_space.classes if name != "Contempt"]
-    bundle_classes = label_space("affwild2_expr").classes
-    logits = logits[:, [bundle_classes.index(name) for name in shared]]  # without Other
-    predicted = [shared[i] for i in logits.argmax(axis=1)]
-    pairs = [(t, p) for t, p in zip(truth, predicted, strict=True) if t != "Contempt"]
-    expected = sklearn.metrics.confusion_matrix(*zip(*pairs, strict=True), labels=shared)
-    assert metrics["confusion"]["counts"] == expected.tolist()
+    assert metrics["confusion"]["counts"] == _expected_over(shared, affectnet8, eight_classes)
+    truth = [file.parent.name for file in (affectnet8.path.parent / "src").rglob("0*.png")]
     contempt = truth.count("Contempt")
     assert contempt > 0
     assert metrics["images"] == {

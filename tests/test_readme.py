@@ -78,7 +78,7 @@ def test_the_examples_run(line, folder, monkeypatch, capsys):
     for block in blocks("python"):
         exec(block, names)
     printed = capsys.readouterr().out.split()
-    assert printed[0] in names["recognizer"].labels.classes
+    assert printed[0] in names["recognizer"].classes
     assert 1 / 8 <= float(printed[1]) <= 1
     assert float(printed[2]) == pytest.approx(np.log(8), abs=1e-5)
     assert names["logits"].shape == (1, 8)

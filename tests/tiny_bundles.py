@@ -6,13 +6,15 @@ import jax
 import numpy as np
 
 from fer_jax.bundle import Bundle, View, save_bundle
-from fer_jax.labels import label_space
+from fer_jax.labels import LabelSpace, label_space
 from fer_jax.models import vit
 
 
-def tiny_bundle(labels: str | None = "expw", *, view: str = "main", seed: int = 0) -> Bundle:
+def tiny_bundle(
+    labels: LabelSpace | str | None = "expw", *, view: str = "main", seed: int = 0
+) -> Bundle:
     """A classifier, or an encoder where `labels` is None; its predictions vary with the image."""
-    space = None if labels is None else label_space(labels)
+    space = label_space(labels) if isinstance(labels, str) else labels
     config = vit.ViTConfig(
         image_size=32,
         patch_size=16,

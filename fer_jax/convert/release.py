@@ -7,12 +7,12 @@ from pathlib import Path
 
 from fer_jax import __version__
 from fer_jax.bundle import Bundle, View, save_bundle
-from fer_jax.bundle_schema import NORMALIZATIONS
 from fer_jax.convert.checkpoint import open_checkpoint
 from fer_jax.convert.vit import Conversion, Options, convert_vit
 from fer_jax.errors import UsageError
 from fer_jax.labels import label_space
 from fer_jax.models.vit import parameter_count
+from fer_jax.ops.normalize import NORMALIZATIONS
 from fer_jax.ops.resize import KERNELS, POSITION_KERNELS
 
 

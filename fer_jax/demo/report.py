@@ -80,7 +80,7 @@ Drawn faces are easy: this shows that every part works, and says nothing about r
 <img src="{pictures["faces"]}" alt="faces with predicted expressions">
 <h2>Training</h2><img class="half" src="{pictures["curves"]}" alt="loss and macro-F1">
 <h2>What was taken for what</h2>
-<img class="half" src="{pictures["confusion"]}" alt="confusion matrix">
+<img src="{pictures["confusion"]}" alt="confusion matrix">
 <table><tr><th>expression</th><th>F1</th><th>precision</th><th>recall</th><th>faces</th></tr>
 {rows}</table>
 <h2>What was done</h2><ol>{items}</ol>
@@ -118,10 +118,13 @@ def _faces_picture(faces: Sequence[Path], table: PredictionTable) -> bytes:
         axis.imshow(cv2.cvtColor(cv2.imread(str(faces[i])), cv2.COLOR_BGR2RGB))
         right = truth == answer
         text = f"{answer} {100 * table.confidence[row]:.0f} %"
-        axis.set_title(
+        axis.text(
+            0.5,
+            -0.06,
             text if right else f"{text}\nis {truth}",
+            transform=axis.transAxes,
             fontsize=9,
-            y=-0.02,
+            ha="center",
             va="top",
             color=_INK if right else _WRONG,
         )

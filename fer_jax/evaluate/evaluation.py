@@ -25,7 +25,8 @@ from fer_jax.evaluate.picture import draw_confusion
 from fer_jax.evaluate.report import number_of, report_text, title_of, where_of
 from fer_jax.labels import LabelMap, LabelSpace, label_map
 from fer_jax.ops.metrics import Scores, confusion_matrix, scores
-from fer_jax.predict.recognizer import Recognizer, load, normalize
+from fer_jax.ops.normalize import normalize
+from fer_jax.predict.recognizer import Recognizer, load
 
 METRICS_FILE = "metrics.json"
 TABLE_FILE = "table.md"
@@ -172,7 +173,10 @@ def count(
     confusion = np.zeros((number, number), np.int64)
     for parts in zip(*batches.values(), strict=True):
         batch = dict(zip(batches, parts, strict=True))
-        inputs = {name: normalize(views[name], part["image"]) for name, part in batch.items()}
+        inputs = {
+            name: normalize(part["image"], views[name].mean, views[name].std)
+            for name, part in batch.items()
+        }
         predictions = recognizer.logits_normalized(inputs)[:, classes.outputs].argmax(axis=1)
         labels, mask = classes.labels[parts[0]["label"]], parts[0]["mask"]
         confusion += np.asarray(confusion_matrix(labels, predictions, number, mask), np.int64)

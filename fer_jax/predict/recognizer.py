@@ -13,8 +13,9 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, UInt8
 from tqdm import tqdm
 
-from fer_jax.bundle import Bundle, View, bundle_function, load_bundle
+from fer_jax.bundle import Bundle, bundle_function, load_bundle
 from fer_jax.errors import FerJaxError
+from fer_jax.ops.normalize import normalize
 from fer_jax.ops.resize import resize_host
 from fer_jax.ops.views import cut_view
 from fer_jax.predict.images import ImageBatches, Source, checked_faces, find_images
@@ -229,7 +230,7 @@ class Recognizer:
             size = view.image_size
             images = [resize_host(cut_view(face, view.view), size, view.resize) for face in faces]
             images = np.asarray(images, np.float32).reshape(-1, size, size, 3)
-            prepared[name] = normalize(view, images)
+            prepared[name] = normalize(images, view.mean, view.std)
         return prepared
 
     def _chunks(self, values: np.ndarray) -> Iterator[np.ndarray]:
@@ -268,20 +269,6 @@ class Recognizer:
                 f"{self.path or 'this bundle'}: is of the kind {self.bundle.kind!r}, which has "
                 "features but names no expressions; fine-tune it first, with `fer-jax train`"
             )
-
-
-def normalize(view: View, images: Float32[np.ndarray, "b h w 3"]) -> Float32[np.ndarray, "b h w 3"]:
-    """Normalises images of a view on the host: `(x / 255 - mean) / std`.
-
-    Args:
-        view: of a bundle.
-        images: RGB in [0, 255], cut and resized.
-
-    Returns:
-        What a model takes.
-    """
-    mean, std = (np.asarray(values, np.float32) for values in (view.mean, view.std))
-    return (images / np.float32(255) - mean) / std
 
 
 def softmax(logits: Float[np.ndarray, "b class"]) -> Float32[np.ndarray, "b class"]:

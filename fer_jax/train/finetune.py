@@ -4,7 +4,6 @@ Source: the recipes of facebookresearch/mae `main_finetune.py` (AdamW, layer-wis
 cutmix) and of the ABAW6 entry (Adam, steps), as fields of `TrainConfig`.
 """
 
-import dataclasses
 import functools
 import json
 from collections.abc import Iterator
@@ -275,8 +274,6 @@ def _bundle(
     step: int,
     score: float,
 ) -> Bundle:
-    # The bundle computes in float32 whatever the run did: that is what its golden sample checks.
-    saved = dataclasses.replace(start.config, dtype="float32", remat="none")
     provenance = {
         "made_by": "fer-jax train",
         "config": to_dict(config),
@@ -286,7 +283,7 @@ def _bundle(
     scores = {f"selection_{METRIC}": score} if rows.selection else {}
     return Bundle(
         kind="classifier",
-        models={"main": (saved, jax.device_get(params))},
+        models={"main": (start.config, jax.device_get(params))},
         views={"main": start.view},
         labels=rows.labels,
         provenance=provenance,

@@ -15,14 +15,11 @@ from fer_jax.errors import FerJaxError
 from fer_jax.labels import LabelSpace
 from fer_jax.models import vit
 from fer_jax.models.vit import Params, ViTConfig
+from fer_jax.ops.normalize import NORMALIZATIONS
 from fer_jax.ops.resize import resize_position_embedding
 from fer_jax.train import sharding
 from fer_jax.train.config import ModelConfig, TrainConfig
 
-NORMALIZATIONS = {
-    "imagenet": ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225)),
-    "mae_face": ((0.49895147, 0.41043906, 0.36561476), (0.29708471, 0.26990031, 0.26525996)),
-}
 # Parts that belong to a task rather than to the encoder; only these may be fresh or left behind.
 _TASK_PARTS = ("norm", "fc_norm", "head")
 

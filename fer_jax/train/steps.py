@@ -16,6 +16,7 @@ from jaxtyping import Array, Float
 from fer_jax.models import vit
 from fer_jax.models.vit import Params
 from fer_jax.ops import augment, losses, metrics
+from fer_jax.ops.normalize import normalize
 from fer_jax.train.state import TrainState
 
 Batch = dict[str, Array] | dict[str, np.ndarray]
@@ -33,15 +34,6 @@ class Recipe:
     cutmix: float = 0.0
     mix_switch: float = 0.5
     seed: int = 0
-
-
-def normalize(
-    images: Float[Array | np.ndarray, "b h w 3"], mean: tuple[float, ...], std: tuple[float, ...]
-) -> Float[Array, "b h w 3"]:
-    """(x / 255 - mean) / std, channel by channel."""
-    mean_row = jnp.asarray(mean, jnp.float32)[None, None, None]
-    std_row = jnp.asarray(std, jnp.float32)[None, None, None]
-    return (images / 255.0 - mean_row) / std_row
 
 
 def loss_and_logits(
@@ -67,7 +59,7 @@ def loss_and_logits(
         The weighted mean over the global batch, and the logits.
     """
     mix_key, path_key = jax.random.split(key)
-    images = normalize(jnp.asarray(batch["image"], jnp.float32), recipe.mean, recipe.std)
+    images = normalize(batch["image"], recipe.mean, recipe.std)
     targets = batch["label"]
     if recipe.mixup > 0 or recipe.cutmix > 0:
         images, targets = augment.mix(
