@@ -46,6 +46,13 @@ def test_equals_stored_torch(kernel):
         np.testing.assert_allclose(own, expected, rtol=0, atol=1e-5)
 
 
+def test_the_offset_of_dinov2_equals_stored_torch():
+    """torch's interpolate with scale_factor = 3.1 / 5, which is how DINOv2 asks for 3 values."""
+    kernel, offset = POSITION_KERNELS["bicubic_dinov2"]
+    own = resize_matrix(5, 3, kernel, offset) @ np.float32([0, 10, 40, 20, 70])
+    np.testing.assert_allclose(own, [1.393342, 39.114298, 45.066946], rtol=0, atol=1e-5)
+
+
 @pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize(("old", "new"), [(5, 8), (5, 3), (37, 16), (112, 224), (200, 48), (7, 7)])
 def test_equals_live_torch(kernel, old, new):

@@ -63,7 +63,7 @@ def bootstrap(
 
     Example:
         >>> bootstrap(np.array([[40, 10], [10, 40]])).accuracy.tolist()
-        [0.72, 0.87]
+        [0.72, 0.88]
 
     Source:
         Efron and Tibshirani, An Introduction to the Bootstrap, chapter 13.

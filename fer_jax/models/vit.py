@@ -56,6 +56,7 @@ class ViTConfig:
             tokens without CLS, then `fc_norm`, MAE's global pool).
         layer_scale: learned scale on both residual branches (DINOv2).
         layer_scale_init: its initial value.
+        head_init: standard deviation of the head's first weights.
         drop_path: largest rate of stochastic depth; rates rise linearly over the blocks from 0.
         norm_eps: epsilon of every LayerNorm.
         dtype: of the computation; parameters are cast when used.
@@ -75,6 +76,7 @@ class ViTConfig:
     pool: str = "cls"
     layer_scale: bool = False
     layer_scale_init: float = 1e-5
+    head_init: float = 2e-5
     drop_path: float = 0.0
     norm_eps: float = 1e-6
     dtype: str = "float32"
@@ -128,10 +130,9 @@ def vit_config(size: str, **overrides: Any) -> ViTConfig:
     return ViTConfig(**(fields | overrides))
 
 
-# Initialisers of MAE: xavier for matrices, 0.02 for tokens, and a head that starts near zero.
+# Initialisers of MAE: xavier for matrices, 0.02 for tokens.
 _XAVIER = nnx.initializers.xavier_uniform()
 _TOKEN = nnx.initializers.normal(0.02)
-_HEAD = nnx.initializers.truncated_normal(2e-5)
 
 
 def _linear(config: ViTConfig, inputs: int, outputs: int, rngs: nnx.Rngs) -> nnx.Linear:
@@ -283,7 +284,7 @@ class ViT(nnx.Module):
             self.head = nnx.Linear(
                 width,
                 config.num_classes,
-                kernel_init=_HEAD,
+                kernel_init=nnx.initializers.truncated_normal(config.head_init),
                 dtype="float32",
                 param_dtype=dtype,
                 rngs=rngs,

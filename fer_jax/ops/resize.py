@@ -87,10 +87,6 @@ def resize_matrix(
     taps = np.arange(-margin, in_size + margin)
     weights = filter_((taps[None, :] + 0.5 - centres[:, None]) / width)
     if antialias:
-        # Pillow rounds the window to whole pixels; a tap outside of it counts as nothing.
-        first = np.trunc(centres - radius * width + 0.5)
-        last = np.trunc(centres + radius * width + 0.5)
-        weights *= (taps[None, :] >= first[:, None]) & (taps[None, :] < last[:, None])
         matrix = weights / weights.sum(axis=1, keepdims=True)
     else:
         matrix = np.zeros((out_size, in_size))

@@ -157,9 +157,8 @@ class PredictionTable:
         """
         texts = [[_text(value) for value in column] for column in self.to_dict().values()]
         with atomic_file(path) as partial, open(partial, "w", **_CSV) as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(self.columns)
-            writer.writerows(zip(*texts, strict=True))
+            for row in (self.columns, *zip(*texts, strict=True)):
+                file.write(",".join(map(_quoted, row)) + "\n")
 
     def to_pandas(self) -> "pandas.DataFrame":
         """The table as a DataFrame.
@@ -177,7 +176,10 @@ class PredictionTable:
             )
         import pandas
 
-        return pandas.DataFrame(self.to_dict())
+        # With its dtype said, a column of texts stays one of objects: pandas' own strings cannot
+        # hold file names that are no UTF-8.
+        columns = self.to_dict().items()
+        return pandas.DataFrame({k: pandas.Series(v, dtype=v.dtype) for k, v in columns})
 
 
 def read_csv(path: str | os.PathLike[str]) -> PredictionTable:
@@ -210,7 +212,7 @@ def read_csv(path: str | os.PathLike[str]) -> PredictionTable:
         for row in reader:
             if len(row) != len(header):
                 raise FerJaxError(
-                    f"{path}, line {reader.line_num}: {len(row)} values for {len(header)} columns; "
+                    f"{path}, row {len(rows) + 1}: {len(row)} values for {len(header)} columns; "
                     "write the file again"
                 )
             rows.append(row)
@@ -277,6 +279,13 @@ def _decide(prob: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     label = np.where(known, prob.argmax(axis=1), -1)
     confidence = np.where(known, prob.max(axis=1), np.float32(np.nan))
     return label.astype(np.int32), confidence.astype(np.float32)
+
+
+def _quoted(text: str) -> str:
+    # By hand, since csv.writer of Python 3.11 leaves a bare carriage return unquoted.
+    if any(mark in text for mark in ',"\r\n'):
+        return '"' + text.replace('"', '""') + '"'
+    return text
 
 
 def _text(value: Any) -> str:

@@ -33,6 +33,8 @@ class ModelConfig:
         pool: `avg` (mean of patches, MAE's global pool) | `cls`.
         drop_path: largest rate of stochastic depth.
         norm_eps: epsilon of LayerNorm from scratch.
+        head_init: standard deviation of a fresh head's weights. MAE's 2e-5 is for a trained trunk;
+            from scratch Adam needs a head that passes gradients on from the first step (0.05).
         dtype: of the computation: `float32` | `bfloat16`.
         scan_layers: loop over blocks (compiles fast) or unroll them (runs faster on CPU).
         remat: `none` | `full` | `dots`: recompute activations in the backward pass to save memory.
@@ -50,6 +52,7 @@ class ModelConfig:
     pool: str = "avg"
     drop_path: float = 0.1
     norm_eps: float = 1e-6
+    head_init: float = 2e-5
     dtype: str = "float32"
     scan_layers: bool = True
     remat: str = "none"

@@ -149,7 +149,7 @@ def from_bundle(config: TrainConfig, bundle: Bundle, labels: LabelSpace, templat
 
 
 def _run_fields(model: ModelConfig) -> dict[str, object]:
-    names = ("pool", "drop_path", "dtype", "scan_layers", "remat", "attention")
+    names = ("pool", "drop_path", "head_init", "dtype", "scan_layers", "remat", "attention")
     return {name: getattr(model, name) for name in names}
 
 
