@@ -91,17 +91,17 @@ def _head(identity: Identity, e: Expression) -> dict[str, list[Point]]:
 
 def _eye(identity: Identity, e: Expression, sign: float, side: str) -> dict[str, list[Point]]:
     cx, cy = sign * (EYE_X + identity.eye_distance), EYE_Y + identity.eye_line
-    half = 9.8 * identity.eye_width
+    half = 10.6 * identity.eye_width
     up = 1 + 0.75 * e.upper_lid_raise - 0.35 * e.lid_tighten - 0.55 * e.lid_droop
-    up = 4.7 * identity.eye_opening * up - 0.5 * e.cheek_raise - 0.8 * e.nose_wrinkle
+    up = 5.4 * identity.eye_opening * up - 0.5 * e.cheek_raise - 0.8 * e.nose_wrinkle
     down = 1 + 0.2 * e.upper_lid_raise - 0.55 * e.lid_tighten - 0.75 * e.cheek_raise
-    down = 3.9 * identity.eye_opening * down - 0.6 * e.nose_wrinkle
+    down = 4.4 * identity.eye_opening * down - 0.6 * e.nose_wrinkle
     # A shut eye is a line that bows down, a little below the middle.
     shut = min(e.blink_left if side == "left" else e.blink_right, 1.0)
     up = (1 - shut) * max(up, 0.9) - 1.6 * shut
     down = (1 - shut) * max(down, -0.8) + 2.1 * shut
     # Sad brows pull the inner part of the lid up, angry ones push it down.
-    slant = 1.5 * e.inner_brow_raise * (1 - 0.6 * e.outer_brow_raise) - 1.7 * e.brow_lower
+    slant = 1.5 * e.inner_brow_raise * (1 - 0.6 * e.outer_brow_raise) - 2.1 * e.brow_lower
     slant *= 1 - shut
     tilt = identity.eye_tilt - 1.1 * e.lid_droop * e.inner_brow_raise
 
@@ -136,11 +136,11 @@ def _eye(identity: Identity, e: Expression, sign: float, side: str) -> dict[str,
 
 def _brow(identity: Identity, e: Expression, sign: float, side: str) -> dict[str, list[Point]]:
     part = float(np.clip(1 + sign * e.brow_asymmetry, 0, 1))
-    inner, outer = 8.2 * e.inner_brow_raise * part, 7 * e.outer_brow_raise * part
-    down = 6.2 * e.brow_lower * (1.3 - 0.3 * part) + 2.2 * e.nose_wrinkle
+    inner, outer = 9.6 * e.inner_brow_raise * part, 8.6 * e.outer_brow_raise * part
+    down = 6.8 * e.brow_lower * (1.3 - 0.3 * part) + 2.2 * e.nose_wrinkle
     arch, tilt = identity.brow_arch + 0.8 * e.outer_brow_raise, 0.5 * identity.brow_tilt
     x = EYE_X + identity.eye_distance
-    y = EYE_Y + identity.eye_line - 12.6 - identity.brow_height
+    y = EYE_Y + identity.eye_line - 13.6 - identity.brow_height
     # (x, y, thickness) from the inner end to the outer one.
     middle = [
         (x - 9.6 - 3 * e.brow_lower, y + 0.6 - inner + down - tilt, 1.05),
@@ -149,7 +149,7 @@ def _brow(identity: Identity, e: Expression, sign: float, side: str) -> dict[str
         (x + 8.5, y - 0.6 - outer + 0.1 * down - 0.3 * arch, 0.55),
         (x + 12.5, y + 2.2 - 0.9 * outer + tilt, 0.12),
     ]
-    thick = 2 * identity.brow_thickness
+    thick = 2.5 * identity.brow_thickness
     above = [(sign * x, y - thick * w, 2) for x, y, w in middle]
     below = [(sign * x, y + thick * w, 2) for x, y, w in reversed(middle)]
     return {f"brow_{side}": above + below}
@@ -184,10 +184,10 @@ def _mouth_corner(identity: Identity, e: Expression, sign: float) -> tuple[float
     pull, depress, stretch = (
         part * unit for unit in (e.lip_corner_pull, e.lip_corner_depress, e.lip_stretch)
     )
-    half = 1 + 0.24 * pull + 0.3 * stretch + 0.04 * depress - 0.5 * e.lip_pucker
+    half = 1 + 0.34 * pull + 0.36 * stretch + 0.04 * depress - 0.5 * e.lip_pucker
     half -= 0.16 * e.jaw_drop + 0.14 * e.cheek_puff + 0.05 * e.chin_raise
     y = MOUTH_Y + identity.mouth_height - identity.mouth_curve
-    y += 5.6 * depress - 7.5 * pull + 1.4 * stretch + 2.2 * e.jaw_drop + 0.8 * e.tongue_out
+    y += 6.5 * depress - 8.6 * pull + 1.4 * stretch + 2.2 * e.jaw_drop + 0.8 * e.tongue_out
     return sign * MOUTH_X * identity.mouth_width * half, y, part
 
 
@@ -197,7 +197,7 @@ def _mouth(identity: Identity, e: Expression) -> dict[str, list[Point]]:
     upper = MOUTH_Y + identity.mouth_height + 1.4 * e.lip_corner_pull * (1 - parted)
     upper -= 3.4 * e.upper_lip_raise + 1.8 * e.chin_raise + 0.8 * parted
     upper -= e.lip_corner_depress + 1.2 * e.jaw_drop
-    opening = 15 * e.jaw_drop + 2.6 * parted + 2.4 * e.upper_lip_raise * min(1.0, 2 * parted)
+    opening = 17 * e.jaw_drop + 2.6 * parted + 2.4 * e.upper_lip_raise * min(1.0, 2 * parted)
     opening += parted * (3.2 * e.lip_corner_pull + 2.6 * e.lip_stretch + 2.6 * e.lip_corner_depress)
     lower = upper + opening
     # The edges are y = centre + (corner - centre) x^power: 2 is a lens, more is a square mouth,
@@ -205,7 +205,7 @@ def _mouth(identity: Identity, e: Expression) -> dict[str, list[Point]]:
     power = 2 + 1.6 * parted * max(e.lip_stretch, e.upper_lip_raise) + e.jaw_drop
     low_power = power + 0.7 * e.lip_corner_pull * parted + 1.2 * e.jaw_drop
     full = 1 - 0.72 * e.lip_press - 0.25 * e.lip_stretch - 0.2 * e.lip_corner_pull
-    full = max(full - 0.15 * e.jaw_drop, 0.2) + 0.55 * e.lip_pucker - 0.15 * e.cheek_puff
+    full = max(full - 0.17 * e.jaw_drop, 0.2) + 0.55 * e.lip_pucker - 0.15 * e.cheek_puff
     top = 3.3 * identity.upper_lip * max(full - 0.25 * e.upper_lip_raise, 0.2)
     bottom = 4.3 * identity.lower_lip * (max(full, 0.2) + 0.12 * e.chin_raise)
     bulge = 1 + 3 * e.lip_pucker

@@ -203,9 +203,9 @@ def _paint_eye(brush: Brush, side: str) -> None:
         eye[:] = (236, 234, 232)
         iris = brush.points(f"iris_{side}")[0] - corner
         ring = np.array(person.iris)
-        disc(eye, iris, 4.9 * brush.unit, ring * 0.55)
-        disc(eye, iris, 4.0 * brush.unit, ring)
-        disc(eye, iris, 2.1 * brush.unit, (14, 12, 14))
+        disc(eye, iris, 5.3 * brush.unit, ring * 0.55)
+        disc(eye, iris, 4.3 * brush.unit, ring)
+        disc(eye, iris, 2.3 * brush.unit, (14, 12, 14))
         # The lid throws a shadow on the upper part of the eyeball.
         stroke(eye, upper - corner, np.array((150, 140, 140)) * 0.8, 1.6 * brush.unit)
         disc(eye, iris + np.array((1.3, -1.5)) * brush.unit, 0.95 * brush.unit, (252, 252, 252))

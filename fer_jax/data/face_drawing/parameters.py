@@ -245,7 +245,7 @@ def sample_identity(rng: np.random.Generator) -> Identity:
         skin=_colour(skin),
         lip=_colour(lip),
         hair=_colour(hair),
-        brow=_colour(hair * 0.72 * rng.uniform(0.75, 1.05) if rng.random() < 0.9 else hair * 0.4),
+        brow=_colour(np.minimum(hair, 0.75 * skin) * rng.uniform(0.5, 0.85)),
         iris=_colour(_IRIS_COLOURS[rng.choice(6, p=_iris_share(tone))] * rng.normal(1, 0.1)),
         cloth=_colour(rng.uniform(20, 240, 3)),
         hair_style=str(rng.choice(styles)),
