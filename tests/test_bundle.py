@@ -123,7 +123,7 @@ def test_forward_is_pure_and_differentiable(saved):
 
 def test_every_field_of_the_model_is_stored_or_a_matter_of_speed_or_training():
     speed = {"dtype", "scan_layers", "remat", "attention"}
-    training = {"drop_path", "layer_scale_init"}
+    training = {"drop_path", "head_init", "layer_scale_init"}
     fields = {field.name for field in dataclasses.fields(ViTConfig)}
     assert fields == set(MODEL_FIELDS) | speed | training
     assert not set(MODEL_FIELDS) & (speed | training)
