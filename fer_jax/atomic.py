@@ -33,29 +33,41 @@ def atomic_file(target: str | os.PathLike[str]) -> Iterator[Path]:
         yield partial
         partial.chmod(0o666 & ~_umask())
         os.replace(partial, target)
+    except OSError as error:
+        raise _named(error, target) from error
     finally:
         partial.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def atomic_directory(target: str | os.PathLike[str], *, overwrite: bool = False) -> Iterator[Path]:
+def atomic_directory(
+    target: str | os.PathLike[str], *, marker: str, overwrite: bool = False
+) -> Iterator[Path]:
     """Yields an empty folder to fill, which becomes `target` when the block ends without an error.
 
     Args:
         target: the folder to make.
-        overwrite: replace a folder that exists; otherwise only an empty one is replaced.
+        marker: a file that every folder of this kind holds: one without it is somebody else's and
+            is never replaced.
+        overwrite: replace a folder of this kind; otherwise only an empty one is replaced.
 
     Yields:
         A folder beside the target, removed again when the block raises.
 
     Raises:
-        FerJaxError: the target exists and `overwrite` is false, or it is a file.
+        FerJaxError: the target is in use and `overwrite` is false, or it is of another kind.
     """
     target = Path(target)
     if target.exists() and not target.is_dir():
         raise FerJaxError(f"{target}: is a file, a folder is to be written here; name another path")
-    if target.is_dir() and any(target.iterdir()) and not overwrite:
-        raise FerJaxError(f"{target}: exists already; remove it, or pass --overwrite")
+    if target.is_dir() and any(target.iterdir()):
+        if not (target / marker).exists():
+            raise FerJaxError(
+                f"{target}: is in use and holds no {marker}, so it will not be replaced; "
+                "name another path"
+            )
+        if not overwrite:
+            raise FerJaxError(f"{target}: exists already; remove it, or pass --overwrite")
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=_aside(target)))
     try:
@@ -68,8 +80,17 @@ def atomic_directory(target: str | os.PathLike[str], *, overwrite: bool = False)
             shutil.rmtree(old)
         else:
             os.replace(partial, target)
+    except OSError as error:
+        raise _named(error, target) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def _named(error: OSError, target: Path) -> OSError:
+    """The same error with a file's name: a write to a full disk carries none."""
+    if error.filename is not None or error.errno is None:
+        return error
+    return OSError(error.errno, error.strerror, str(target))
 
 
 def _umask() -> int:

@@ -126,7 +126,7 @@ def save_bundle(
         FerJaxError: the folder exists, or the model's outputs are not finite.
     """
     faces = _drawn_faces() if golden_faces is None else golden_faces
-    with atomic_directory(path, overwrite=overwrite) as folder:
+    with atomic_directory(path, marker=DOCUMENT_FILE, overwrite=overwrite) as folder:
         golden = _golden_outputs(bundle, faces)
         if not all(np.isfinite(values).all() for values in golden.values()):
             raise FerJaxError(f"{path}: the model's outputs are not finite; nothing was written")

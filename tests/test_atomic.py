@@ -36,7 +36,7 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path):
 
 def test_a_folder_appears_whole(tmp_path):
     target = tmp_path / "out"
-    with atomic_directory(target) as partial:
+    with atomic_directory(target, marker="a") as partial:
         (partial / "a").write_text("a")
         assert not target.exists()
     assert names(target) == ["a"]
@@ -47,19 +47,44 @@ def test_a_folder_in_use_is_kept_unless_told(tmp_path):
     target = tmp_path / "out"
     target.mkdir()
     (target / "mine").write_text("")
-    with pytest.raises(FerJaxError, match="out: exists already"), atomic_directory(target):
+    with (
+        pytest.raises(FerJaxError, match="out: exists already"),
+        atomic_directory(target, marker="mine"),
+    ):
         pytest.fail("must not be entered")
-    with pytest.raises(RuntimeError), atomic_directory(target, overwrite=True) as partial:
+    with (
+        pytest.raises(RuntimeError),
+        atomic_directory(target, marker="mine", overwrite=True) as partial,
+    ):
         (partial / "half").write_text("")
         raise RuntimeError
     assert names(target) == ["mine"]
-    with atomic_directory(target, overwrite=True) as partial:
+    with atomic_directory(target, marker="mine", overwrite=True) as partial:
         (partial / "new").write_text("")
     assert names(target) == ["new"]
     assert names(tmp_path) == ["out"]
 
 
+def test_a_folder_of_another_kind_is_never_replaced(tmp_path):
+    """`--overwrite` on a folder of photographs must not cost the photographs."""
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "photos" / "me.jpg").write_text("")
+    refused = pytest.raises(FerJaxError, match=r"holds no bundle\.json, so it will not be replaced")
+    with refused, atomic_directory(tmp_path / "photos", marker="bundle.json", overwrite=True):
+        pytest.fail("must not be entered")
+    assert names(tmp_path / "photos") == ["me.jpg"]
+
+
+def test_a_full_disk_names_the_target(tmp_path):
+    with pytest.raises(OSError, match="No space left") as caught, atomic_file(tmp_path / "x"):
+        raise OSError(28, "No space left on device")
+    assert caught.value.filename == str(tmp_path / "x")
+
+
 def test_a_file_in_the_folders_place_is_named(tmp_path):
     (tmp_path / "out").write_text("")
-    with pytest.raises(FerJaxError, match="out: is a file"), atomic_directory(tmp_path / "out"):
+    with (
+        pytest.raises(FerJaxError, match="out: is a file"),
+        atomic_directory(tmp_path / "out", marker="a"),
+    ):
         pytest.fail("must not be entered")

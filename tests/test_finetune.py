@@ -6,7 +6,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
@@ -98,10 +97,18 @@ def test_going_on_with_a_finished_run_changes_nothing(run, data):
         np.testing.assert_array_equal(ours, theirs)
 
 
+# Step 7 is written: epoch 1 is saved, epoch 2 is half done.
 _CHILD = """
-import jax, sys
+import jax, os, signal, sys
 jax.config.update("jax_num_cpu_devices", 8)
 from fer_jax.cli.main import main
+from fer_jax.train.logs import RunLog
+write = RunLog.write
+def write_and_die(self, step, group, values):
+    write(self, step, group, values)
+    if step == 7:
+        os.kill(os.getpid(), signal.SIGKILL)
+RunLog.write = write_and_die
 sys.exit(main(sys.argv[1:]))
 """
 
@@ -119,22 +126,14 @@ def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(run, data, tmp_path
         "    return config\n"
     )
     arguments = ["train", f"--config={config}", f"--workdir={workdir}"]
-    process = subprocess.Popen(
+    died = subprocess.run(
         [sys.executable, "-c", _CHILD, *arguments],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
+        capture_output=True,
         env=os.environ | {"JAX_PLATFORMS": "cpu"},
     )
+    assert died.returncode == -signal.SIGKILL, died.stderr.decode()[-2000:]
     log = workdir / "log.jsonl"
-    deadline = time.monotonic() + 240
-    # Step 7 is written: epoch 1 is saved, epoch 2 is half done.
-    while not (log.exists() and '"step": 7,' in log.read_text()):
-        assert process.poll() is None, process.stderr.read().decode()[-2000:]
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert '"step": 15,' not in log.read_text()
+    assert [step for step, _ in losses(workdir)] == list(range(1, 8))
     with log.open("a") as file:
         file.write('{"step": 8, "group": "tr')  # a torn line, as a crash may leave
     state, _ = finetune(tiny(data), workdir)
@@ -148,6 +147,22 @@ def test_another_config_in_the_same_workdir_is_refused(run, data):
         UsageError, match=r"config.json: holds a run with another epochs, optimizer"
     ):
         finetune(tiny(data, epochs=4, optimizer__weight_decay=0.3), run[0])
+
+
+def test_data_prepared_anew_is_noticed(run, tmp_path):
+    """The path is the same, the labels are not: batches would differ from those before."""
+    workdir = tmp_path / "run"
+    shutil.copytree(run[0], workdir)
+    config = json.loads((workdir / "config.json").read_text())
+    data = tmp_path / "data"
+    shutil.copytree(config["data"], data)
+    config["data"] = str(data)
+    (workdir / "config.json").write_text(json.dumps(config))
+    columns = dict(np.load(data / "index.npz"))
+    columns["label"] = np.roll(columns["label"], 1)
+    np.savez(data / "index.npz", **columns)
+    with pytest.raises(UsageError, match="holds other faces or labels than when the run began"):
+        finetune(freeze(config), workdir)
 
 
 def test_fine_tuning_begins_from_the_backbone(run, data, tmp_path):
@@ -180,6 +195,9 @@ def test_what_cannot_run_says_why(changes, error, message, data, tmp_path):
     with pytest.raises(error, match=message):
         finetune(tiny(data, **changes), tmp_path / "run")
     assert not (tmp_path / "run" / "bundle").exists()
+    # The corrected command may use the same folder, unless training had begun.
+    claimed = (tmp_path / "run" / "config.json").exists()
+    assert claimed == ("optimizer__learning_rate" in changes)
 
 
 def test_a_full_disk_is_one_line_and_leaves_no_bundle(run, data, tmp_path, capsys, monkeypatch):

@@ -55,6 +55,23 @@ def config_file(tmp_path):
 
 
 @pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("def get_config(:", "line 1"),
+        ("import no_such_module", "No module named 'no_such_module'"),
+        ("def get_config():\n    return nothing", "name 'nothing' is not defined"),
+    ],
+)
+def test_a_broken_config_file_is_one_line(text, message, tmp_path, capsys):
+    path = tmp_path / "config.py"
+    path.write_text(text)
+    assert main(["train", f"--config={path}", f"--workdir={tmp_path}/run"]) == 2
+    printed = capsys.readouterr().err.strip()
+    assert message in printed
+    assert len(printed.splitlines()) == 1
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--config={file}", "--config.optimzer.name=adam"], "did you mean config.optimizer?"),

@@ -54,7 +54,7 @@ def _parse(argv: Sequence[str]):
             check_field(name)
     try:
         rest = values(["fer-jax train", *argv])
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError) as error:
+    except Exception as error:  # a config file is a program and may raise anything
         raise UsageError(_one_line(error)) from error
     if len(rest) > 1:
         raise UsageError(f"{rest[1]!r} is not an option; fields are --config.FIELD=VALUE")
@@ -66,7 +66,7 @@ def _parse(argv: Sequence[str]):
 
 
 def _check_config_file(argv: Sequence[str]) -> None:
-    """Names a config file that is absent or broken before absl does, in its own many lines."""
+    """Names a config file that is absent before absl does, in its own many lines."""
     for position, argument in enumerate(argv):
         if argument in ("--config", "-config"):
             path = argv[position + 1] if position + 1 < len(argv) else ""
@@ -80,5 +80,9 @@ def _check_config_file(argv: Sequence[str]) -> None:
 
 
 def _one_line(error: Exception) -> str:
-    text = " ".join(str(error.args[0] if error.args else error).split())
-    return f"{text}; see `fer-jax train --help` and the fields in fer_jax/train/config.py"
+    # absl wraps the config file's own error in a traceback, of which the last line says it.
+    text = str(error.args[0] if error.args else error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()] or [repr(error)]
+    text = lines[-1] if "Traceback" in text else " ".join(lines)
+    where = f" ({error.filename}, line {error.lineno})" if isinstance(error, SyntaxError) else ""
+    return f"{text}{where}; see `fer-jax train --help` and the fields in fer_jax/train/config.py"

@@ -166,7 +166,7 @@ def build(
     """
     if not 0 < margin <= 10:
         raise FerJaxError(f"margin {margin:g} is not in (0, 10]; 1.2 keeps the whole head")
-    with atomic_directory(out, overwrite=overwrite) as folder:
+    with atomic_directory(out, marker="faces.json", overwrite=overwrite) as folder:
         records, undecodable = _check(examples, margin, template)
         faults = [*faults, *undecodable]
         if faults and not skip_bad:

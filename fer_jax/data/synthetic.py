@@ -115,8 +115,13 @@ _MIXES: dict[str, tuple[_Mix, ...]] = {
         },
     ),
     "Other": (
-        {"lip_pucker": (0.8, 1.0), "lid_droop": (0.0, 0.4)},
-        {"cheek_puff": (0.7, 1.0), "lip_press": (0.2, 0.6), "outer_brow_raise": (0.0, 0.5)},
+        {"lip_pucker": (0.8, 1.0), "lid_droop": (0.5, 0.9)},
+        {
+            **_RAISED,
+            "cheek_puff": (0.7, 1.0),
+            "lip_press": (0.6, 1.0),
+            "upper_lid_raise": (0.2, 0.6),
+        },
         {
             "tongue_out": (0.8, 1.0),
             "lips_part": (0.5, 1.0),
@@ -243,7 +248,7 @@ def write_synthetic_faces(
             f"{validation_fraction=} of {identities=} is nobody; ask for more identities"
         )
     folder = Path(folder)
-    with atomic_directory(folder, overwrite=overwrite) as partial:
+    with atomic_directory(folder, marker="labels.csv", overwrite=overwrite) as partial:
         rows = []
         for split in ("train", "validation") if held_out else ("train",):
             for name in CLASSES:

@@ -5,7 +5,7 @@ of arrays. All blocks live in stacked leaves `(depth, ...)`, whether the program
 (`scan_layers=True`, compiles fast) or unrolls them.
 
 Source: facebookresearch/mae `models_vit.py`, timm `vision_transformer.py` (LayerScale), by names
-and numerics; see docs/architecture.md for the table of names.
+and numerics; `torch_layout.py` has the table of names.
 """
 
 import dataclasses
@@ -169,7 +169,11 @@ class PatchEmbed(nnx.Module):
     def __call__(self, images: Images) -> Float[Array, "b n d"]:
         """Images to patch tokens, row by row."""
         config = self.config
-        grid, patch = config.grid, config.patch_size
+        grid, patch, size = config.grid, config.patch_size, config.image_size
+        if images.shape[1:3] != (size, size):
+            raise FerJaxError(
+                f"images of {images.shape[1:3]} pixels; the model takes {size}x{size}"
+            )
         x = jnp.asarray(images, config.dtype).reshape(-1, grid, patch, grid, patch, 3)
         x = x.transpose(0, 1, 3, 2, 4, 5).reshape(-1, grid * grid, patch * patch * 3)
         kernel = self.kernel[...].astype(config.dtype).reshape(-1, config.width)

@@ -58,25 +58,30 @@ class Checkpoints:
 
     @property
     def best(self) -> tuple[int, float] | None:
-        """(step, macro-F1) of the best checkpoint; the earliest of equals."""
+        """(step, macro-F1) of the best checkpoint; the latest of equals, as Orbax keeps them."""
         known = self._checkpointer.checkpoints
         if not known:
             return None
-        best = max(known, key=lambda info: (info.metrics[METRIC], -info.step))
+        best = max(known, key=lambda info: (info.metrics[METRIC], info.step))
         return best.step, best.metrics[METRIC]
 
     def save(self, state: TrainState, metric: float, progress: dict[str, Any]) -> None:
         """Writes a checkpoint and returns when it is whole on disk."""
-        self._checkpointer.save_checkpointables(
-            int(state.step),
-            {
-                "params": state.params,
-                "optimizer": {"step": state.step, "opt_state": state.opt_state},
-                "progress": progress,
-            },
-            metrics={METRIC: float(metric)},
-            force=True,
-        )
+        step = int(state.step)
+        items = {
+            "params": state.params,
+            "optimizer": {"step": state.step, "opt_state": state.opt_state},
+            "progress": progress,
+        }
+        try:
+            self._checkpointer.save_checkpointables(
+                step, items, metrics={METRIC: float(metric)}, force=True
+            )
+        except (ValueError, RuntimeError) as error:  # how its writers report a failing disk
+            raise FerJaxError(
+                f"{self._checkpointer.directory}/{step}: cannot be saved ({_first_line(error)}); "
+                "the checkpoint before it stands: see to the disk and start again"
+            ) from error
 
     def restore(self, state: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The newest checkpoint in the shapes and shardings of `state`, and its progress."""
@@ -102,11 +107,14 @@ class Checkpoints:
             return self._checkpointer.load_checkpointables(step, abstract)
         except (ValueError, KeyError, FileNotFoundError) as error:
             folder = self._checkpointer.directory
-            first = str(error).strip().splitlines()[0]
             raise FerJaxError(
-                f"{folder}/{step}: cannot be restored ({first}); was it written by another config? "
-                "name another --workdir"
+                f"{folder}/{step}: cannot be restored ({_first_line(error)}); was it written by "
+                "another config? name another --workdir"
             ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or repr(error)).splitlines()[0]
 
 
 def _abstract(state: TrainState, mesh: Mesh) -> TrainState:

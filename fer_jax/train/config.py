@@ -166,7 +166,7 @@ class TrainConfig:
         batch_size: global.
         evaluate_batch_size: global; 0 for `batch_size`.
         seed: of initialisation, order, augmentation and everything else.
-        workers: processes that decode; 0 decodes in threads.
+        workers: processes that decode; 0 decodes in a thread.
         log_every: steps between two lines of the log.
         checkpoint_every: epochs between two checkpoints.
         keep: latest checkpoints kept, besides the best one.
@@ -284,6 +284,7 @@ def _check(config: TrainConfig) -> None:
             raise UsageError(f"config.{where}={value!r}: must be one of {', '.join(known)}")
     ranges = {
         "epochs": (1, None),
+        "evaluate_batch_size": (0, None),
         "batch_size": (1, None),
         "selection": (0, 0.9),
         "log_every": (1, None),

@@ -41,7 +41,8 @@ from fer_jax.train.state import (
 )
 from fer_jax.train.steps import Recipe, evaluate_step, train_step
 
-# Fields that may differ between a run and its continuation: they change no number.
+# Fields that may differ between a run and its continuation. None of them changes what is computed;
+# another mesh or evaluation batch rounds differently.
 _FREE_FIELDS = ("workers", "keep", "mesh", "license", "evaluate_batch_size")
 
 
@@ -60,7 +61,9 @@ def finetune(config: TrainConfig, workdir: str | Path) -> tuple[TrainState, Path
         FerJaxError: data, backbone or loss are not fit to go on.
     """
     workdir = Path(workdir)
-    _claim(workdir, config)
+    if jax.process_count() > 1:
+        raise UsageError("training on several hosts is not built yet; start it on one")
+    _check_same_run(workdir, config)
     mesh = sharding.make_mesh(config.mesh)
     _check_divisible(config, mesh)
     rows = open_rows(config)
@@ -69,10 +72,12 @@ def finetune(config: TrainConfig, workdir: str | Path) -> tuple[TrainState, Path
     optimizer = make_optimizer(config.optimizer, start.params, start.config.depth)
     state = create_state(start.params, optimizer, mesh)
     task = _task(config, rows, start, graphdef, optimizer, state, mesh)
+    _claim(workdir, config)
 
     with Checkpoints(workdir / "checkpoints", mesh, keep=config.keep) as checkpoints:
         if checkpoints.latest_step is not None:
-            state, _ = checkpoints.restore(state)
+            state, progress = checkpoints.restore(state)
+            _check_same_rows(config, rows, progress)
         total = task.epochs * task.steps_per_epoch
         with RunLog(workdir, int(state.step), total) as log:
             _introduce(log, config, rows, start, mesh, state, total)
@@ -83,6 +88,7 @@ def finetune(config: TrainConfig, workdir: str | Path) -> tuple[TrainState, Path
                     checkpoints,
                     log,
                     mesh,
+                    progress={"rows": rows.fingerprint()},
                     log_every=config.log_every,
                     checkpoint_every=config.checkpoint_every,
                 )
@@ -149,7 +155,7 @@ def _task(
 
     def evaluate(params: Params) -> dict[str, Any]:
         if not rows.selection:
-            # Nothing to choose by: the newest checkpoint counts as the best one.
+            # Nothing to choose by: of equals, the newest checkpoint counts as the best one.
             return {METRIC: 0.0}
         sums = [
             evaluation(params, sharding.to_global(_without_rows(found), mesh))
@@ -217,23 +223,38 @@ def _check_divisible(config: TrainConfig, mesh: Mesh) -> None:
             )
 
 
-def _claim(workdir: Path, config: TrainConfig) -> None:
-    """Writes config.json, or checks that the one here is of the same run."""
+def _check_same_run(workdir: Path, config: TrainConfig) -> None:
+    """Refuses a workdir that holds another run."""
     path = workdir / "config.json"
-    mine = json.loads(json.dumps(to_dict(config)))
-    if path.exists():
-        theirs = json.loads(path.read_text())
-        changed = [
-            name for name in mine if name not in _FREE_FIELDS and mine[name] != theirs.get(name)
-        ]
-        if changed:
-            raise UsageError(
-                f"{path}: holds a run with another {', '.join(changed)}; "
-                "name another --workdir, or go on with that run's config"
-            )
-    elif jax.process_index() == 0:
-        with atomic_file(path) as partial:
-            partial.write_text(json.dumps(mine, indent=2) + "\n")
+    if not path.exists():
+        return
+    mine, theirs = _plain(config), json.loads(path.read_text())
+    changed = [name for name in mine if name not in _FREE_FIELDS and mine[name] != theirs.get(name)]
+    if changed:
+        raise UsageError(
+            f"{path}: holds a run with another {', '.join(changed)}; "
+            "name another --workdir, or go on with that run's config"
+        )
+
+
+def _check_same_rows(config: TrainConfig, rows: Rows, progress: dict[str, Any]) -> None:
+    """Refuses to go on where the data sets were prepared anew: batches would differ."""
+    if progress["rows"] != rows.fingerprint():
+        raise UsageError(
+            f"config.data={config.data}: holds other faces or labels than when the run began; "
+            "name another --workdir"
+        )
+
+
+def _claim(workdir: Path, config: TrainConfig) -> None:
+    """Writes config.json, once everything has shown that the run can begin."""
+    if not (workdir / "config.json").exists():
+        with atomic_file(workdir / "config.json") as partial:
+            partial.write_text(json.dumps(_plain(config), indent=2) + "\n")
+
+
+def _plain(config: TrainConfig) -> dict[str, Any]:
+    return json.loads(json.dumps(to_dict(config)))
 
 
 def _introduce(

@@ -59,10 +59,11 @@ def fit(
     log: RunLog,
     mesh: Mesh,
     *,
+    progress: dict[str, Any],
     log_every: int,
     checkpoint_every: int,
 ) -> TrainState:
-    """Runs `task` from `state.step` to its last epoch.
+    """Runs `task` from `state.step` to its last epoch; `progress` goes into every checkpoint.
 
     Raises:
         FerJaxError: the loss is not finite.
@@ -89,7 +90,7 @@ def fit(
         scores = task.evaluate(state.params)
         log.write(step, "selection", {"epoch": epoch, **scores})
         log.say(_epoch_line(epoch, task.epochs, window.last_loss, scores))
-        checkpoints.save(state, scores[METRIC], {"epoch": epoch})
+        checkpoints.save(state, scores[METRIC], {"epoch": epoch, **progress})
         window.restart_clock()
     return state
 

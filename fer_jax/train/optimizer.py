@@ -84,7 +84,7 @@ def make_schedule(
 def make_optimizer(
     config: OptimizerConfig, params: Params, depth: int
 ) -> optax.GradientTransformation:
-    """The optimiser without its learning rate: `apply_updates` multiplies by that.
+    """The optimiser without its learning rate: the training step multiplies by that.
 
     Args:
         config: the recipe.

@@ -1,6 +1,7 @@
 """Which faces a run trains on, and which it chooses its checkpoint by."""
 
 import dataclasses
+import hashlib
 
 import numpy as np
 
@@ -25,6 +26,14 @@ class Rows:
         found = [data.index["label"][rows] for data, rows in self.train]
         return np.bincount(np.concatenate(found), minlength=len(self.labels))
 
+    def fingerprint(self) -> str:
+        """A hash of which faces are trained on, in which order and with which labels."""
+        digest = hashlib.sha256()
+        for data, rows in self.train:
+            for column in ("key", "label"):
+                digest.update(np.ascontiguousarray(data.index[column][rows]).tobytes())
+        return digest.hexdigest()
+
 
 def open_rows(config: TrainConfig) -> Rows:
     """Opens the data sets and parts their training rows.
@@ -33,10 +42,10 @@ def open_rows(config: TrainConfig) -> Rows:
         UsageError: no data set is named.
         FerJaxError: label spaces differ, or there is nothing to train on.
     """
-    names = [name for name in config.data.split(",") if name]
+    names = _names(config.data)
     if not names:
         raise UsageError("config.data is empty; name one or more folders of `fer-jax prepare`")
-    selected = [name for name in config.selection_data.split(",") if name] or names
+    selected = _names(config.selection_data) or names
     unknown = [name for name in selected if name not in names]
     if unknown:
         raise UsageError(f"config.selection_data={unknown[0]}: is not among config.data")
@@ -55,10 +64,16 @@ def open_rows(config: TrainConfig) -> Rows:
                 f"config.data={config.data}: label spaces {first.label_space.name} and "
                 f"{data.label_space.name} differ; prepare all with one --labels"
             )
-    rows = Rows(tuple(train), tuple(selection), first.label_space, first.template)
+    templates = {data.template for data, _ in train}
+    template = templates.pop() if len(templates) == 1 else "mixed"
+    rows = Rows(tuple(train), tuple(selection), first.label_space, template)
     if sum(len(kept) for _, kept in train) < config.batch_size:
         raise FerJaxError(
             f"config.data={config.data}: {sum(len(kept) for _, kept in train)} training rows are "
             f"fewer than config.batch_size={config.batch_size}; lower it"
         )
     return rows
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]

@@ -96,8 +96,8 @@ def from_scratch(config: TrainConfig, labels: LabelSpace, template: str) -> Star
 def from_bundle(config: TrainConfig, bundle: Bundle, labels: LabelSpace, template: str) -> Start:
     """The bundle's encoder with what this task needs put on or taken off.
 
-    A head is kept only if it was trained for the same label space. Position embeddings are
-    interpolated if the size of the input changes.
+    A head is kept only if it was trained for the same label space and pooling. Position embeddings
+    are interpolated if the size of the input changes.
 
     Raises:
         FerJaxError: the bundle's parameters do not fit an encoder of its own configuration.
@@ -112,7 +112,7 @@ def from_bundle(config: TrainConfig, bundle: Bundle, labels: LabelSpace, templat
     )
     old = traverse_util.flatten_dict(old_params, sep="/")
     notes = []
-    if bundle.labels != labels:
+    if bundle.labels != labels or vit_config.pool != old_config.pool:
         old = {path: leaf for path, leaf in old.items() if path.split("/")[0] != "head"}
     if vit_config.grid != old_config.grid:
         old["pos_embed"] = np.asarray(
