@@ -6,6 +6,9 @@ r"""ExpW faces from a DINOv2 ViT-S/14, at 112 pixels: the run in docs/evidence.m
     fer-jax train --config=configs/expw_dinov2.py --config.backbone=dinov2 \
         --config.data=expw,effectnet --config.selection_data=expw --workdir=run
     fer-jax evaluate --bundle run/bundle --data expw --split validation --out scores
+
+Forty minutes on two quiet cores. It has not been run to its end: docs/evidence.md has the figure
+after two of the three epochs.
 """
 
 from fer_jax.train.config import default_config

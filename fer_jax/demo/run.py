@@ -25,14 +25,14 @@ from fer_jax.train.finetune import finetune
 
 # Eyes and mouth in four by four patches: whatever moves is seen large, and minutes are enough.
 MODEL = ViTConfig(image_size=48, patch_size=12, width=96, depth=3, num_heads=3)
-IDENTITIES, IMAGES_PER_IDENTITY, VALIDATION = 240, 16, 0.2
+IDENTITIES, IMAGES_PER_IDENTITY, VALIDATION = 400, 16, 0.2
 
 
 def demo_config() -> config_dict.ConfigDict:
     """The training run of the demo; data and backbone are filled in when it runs."""
     config = default_config()
     config.view = "eyes_mouth"
-    config.epochs = 90
+    config.epochs = 50
     config.batch_size = 64
     config.selection = 0.1
     config.checkpoint_every = 10
