@@ -62,6 +62,11 @@ _IRIS_COLOURS = np.array(
     np.float64,
 )
 _LIPSTICKS = np.array([(190, 30, 50), (214, 84, 110), (132, 28, 58), (176, 96, 84)], np.float64)
+_LIGHT_BROWS = np.array(
+    [(236, 214, 168), (232, 230, 226), (214, 186, 130), (236, 178, 196), (170, 196, 226)],
+    np.float64,
+)
+_LIGHT_LIPS = np.array([(238, 160, 160), (226, 140, 156), (238, 190, 172)], np.float64)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -219,7 +224,7 @@ def sample_identity(rng: np.random.Generator) -> Identity:
     def spread(centre: float, deviation: float) -> float:
         return float(centre + deviation * np.clip(rng.standard_normal(), -2.2, 2.2))
 
-    tone = rng.uniform(0, len(_SKIN_TONES) - 1.001)
+    tone = rng.beta(0.6, 0.6) * (len(_SKIN_TONES) - 1.001)
     below, part = int(tone), tone - int(tone)
     skin = (1 - part) * _SKIN_TONES[below] + part * _SKIN_TONES[below + 1]
     skin = np.clip(skin * rng.normal(1, (0.03, 0.035, 0.05)), 20, 255)
@@ -229,8 +234,19 @@ def sample_identity(rng: np.random.Generator) -> Identity:
     share[7:9] *= 0.2 + 4 * age
     share[3:7] *= 1.3 - 0.22 * tone  # fair hair is rarer over dark skin
     hair = _HAIR_COLOURS[rng.choice(len(share), p=share / share.sum())] * rng.normal(1, 0.08)
+    bright = skin.mean()
+    light_brows = rng.random() < np.clip((165 - bright) / 60, 0.04, 0.75)
+    if light_brows:
+        brow = _LIGHT_BROWS[rng.integers(len(_LIGHT_BROWS))] * rng.normal(1, 0.06)
+        if rng.random() < 0.6:
+            hair = brow * rng.uniform(0.8, 1.0)
+    else:
+        brow = np.minimum(hair, 0.75 * skin) * rng.uniform(0.5, 0.85)
     lip = skin * (0.86, 0.62, 0.64) + (14, 2, 6)
-    if feminine and rng.random() < 0.5:
+    if rng.random() < np.clip((165 - bright) / 60, 0.0, 0.7):
+        strength = rng.uniform(0.4, 0.8)
+        lip = (1 - strength) * lip + strength * _LIGHT_LIPS[rng.integers(len(_LIGHT_LIPS))]
+    elif feminine and rng.random() < 0.5:
         strength = rng.uniform(0.5, 0.95)
         lip = (1 - strength) * lip + strength * _LIPSTICKS[rng.integers(len(_LIPSTICKS))]
     if feminine:
@@ -245,7 +261,7 @@ def sample_identity(rng: np.random.Generator) -> Identity:
         skin=_colour(skin),
         lip=_colour(lip),
         hair=_colour(hair),
-        brow=_colour(np.minimum(hair, 0.75 * skin) * rng.uniform(0.5, 0.85)),
+        brow=_colour(brow),
         iris=_colour(_IRIS_COLOURS[rng.choice(6, p=_iris_share(tone))] * rng.normal(1, 0.1)),
         cloth=_colour(rng.uniform(20, 240, 3)),
         hair_style=str(rng.choice(styles)),
