@@ -352,12 +352,12 @@ def test_an_interrupted_run_leaves_nothing_and_an_existing_folder_is_kept(tmp_pa
     def fail(path, picture):
         raise OSError(28, "No space left on device")
 
+    arguments = {"identities": 2, "images_per_identity": 1, "size": 32, "validation_fraction": 0.5}
     with monkeypatch.context() as patch:
         patch.setattr(synthetic, "_write_png", fail)
         with pytest.raises(OSError, match="No space left"):
-            write_synthetic_faces(tmp_path / "faces", identities=2, images_per_identity=2)
+            write_synthetic_faces(tmp_path / "faces", **arguments)
     assert list(tmp_path.iterdir()) == []
-    arguments = {"identities": 2, "images_per_identity": 1, "size": 32, "validation_fraction": 0.5}
     write_synthetic_faces(tmp_path / "faces", **arguments)
     with pytest.raises(FerJaxError, match="exists already"):
         write_synthetic_faces(tmp_path / "faces", **arguments)

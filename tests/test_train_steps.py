@@ -15,14 +15,13 @@ from fer_jax.train import sharding
 from fer_jax.train.config import MeshConfig, OptimizerConfig
 from fer_jax.train.optimizer import make_optimizer, make_schedule
 from fer_jax.train.state import TrainState, create_state, state_shardings
-from fer_jax.train.steps import Recipe, evaluate_step, loss_and_logits, train_step
+from fer_jax.train.steps import Recipe, batch_loss, evaluate_step, train_step
 
 GOLDEN = Path(__file__).parent / "testdata" / "train_steps.npz"
 CONFIG = ViTConfig(
     image_size=16, patch_size=8, width=24, depth=2, num_heads=4, num_classes=5, pool="avg"
 )
-# The goldens' images are normalised already: mean 0, std 1/255 undoes the step's own.
-RECIPE = Recipe(5, mean=(0.0,) * 3, std=(1 / 255,) * 3, label_smoothing=0.1)
+RECIPE = Recipe(5, mean=(0.5,) * 3, std=(0.25,) * 3, label_smoothing=0.1)
 WEIGHTS = jnp.array([0.5, 1.0, 2.0, 1.5, 0.8], jnp.float32)
 KEY_BIAS = slice(24, 48)
 
@@ -48,16 +47,16 @@ def split_key_bias(params):
 
 def test_gradient_equals_torch(golden):
     batch = {"image": golden["images"][0], "label": golden["labels"][0]}
-    loss_fn = functools.partial(loss_and_logits, graphdef=vit.build(CONFIG), recipe=RECIPE)
-    (loss, _), gradient = jax.value_and_grad(loss_fn, has_aux=True)(
+    loss_fn = functools.partial(batch_loss, graphdef=vit.build(CONFIG), recipe=RECIPE)
+    loss, gradient = jax.value_and_grad(loss_fn)(
         part(golden, "start/"), batch, WEIGHTS, jax.random.key(0)
     )
     expected = part(golden, "gradient/")
     norm = np.sqrt(sum((leaf.astype(np.float64) ** 2).sum() for leaf in jax.tree.leaves(expected)))
     assert abs(float(loss) - golden["losses"][0]) < 1e-6 * 3
     for ours, theirs in zip(jax.tree.leaves(gradient), jax.tree.leaves(expected), strict=True):
-        # torch's own float32 stands 7e-6 from its float64 here, at a norm of about 20.
-        np.testing.assert_allclose(ours, theirs, atol=1e-6 * norm)
+        # torch's own float32 stands 5e-6 from its float64 here, at a norm of about 100.
+        np.testing.assert_allclose(ours, theirs, atol=3e-7 * norm)
 
 
 def test_five_steps_of_maes_adamw_equal_torch(golden):
@@ -68,7 +67,7 @@ def test_five_steps_of_maes_adamw_equal_torch(golden):
     )  # fmt: skip
     start = part(golden, "start/")
     optimizer = make_optimizer(config, start, CONFIG.depth)
-    rate = make_schedule(config, batch_size=16, steps_per_epoch=1, epochs=5)
+    rate = make_schedule(config, batch_size=12, steps_per_epoch=1, epochs=5)
     params = jax.tree.map(jnp.asarray, start)
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
     step = jax.jit(
@@ -81,7 +80,7 @@ def test_five_steps_of_maes_adamw_equal_torch(golden):
         batch = {"image": golden["images"][i], "label": golden["labels"][i]}
         state, metrics = step(state, batch, jnp.float32(rate(i)), WEIGHTS)
         losses.append(float(metrics["loss"]))
-    # torch's own float32 against float64: losses 6e-7, parameters 4e-7.
+    # torch's own float32 against float64: losses 1e-6, parameters 4e-7.
     np.testing.assert_allclose(losses, golden["losses"], atol=3e-6)
     ours, our_key_bias = split_key_bias(state.params)
     theirs, their_key_bias = split_key_bias(part(golden, "end/"))
@@ -115,8 +114,9 @@ def test_eight_devices_compute_what_one_does(mesh_config, mix, golden):
     # A head of real size, else the trunk's gradients are all but zero.
     params["head"]["kernel"] = np.random.default_rng(0).normal(size=(64, 5)).astype(np.float32)
     batch, key = small_batch(), jax.random.key(5)
-    loss_fn = functools.partial(loss_and_logits, graphdef=vit.build(config), recipe=recipe)
-    grad = jax.value_and_grad(lambda *args: loss_fn(*args)[0])
+    grad = jax.value_and_grad(
+        functools.partial(batch_loss, graphdef=vit.build(config), recipe=recipe)
+    )
     loss, gradient = jax.jit(grad)(params, batch, WEIGHTS, key)
 
     mesh = sharding.make_mesh(mesh_config)

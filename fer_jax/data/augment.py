@@ -32,7 +32,7 @@ class Augmentation:
     """
 
     crop_scale: tuple[float, float] = (0.8, 1.0)
-    crop_ratio: tuple[float, float] = (0.75, 1.333)
+    crop_ratio: tuple[float, float] = (3 / 4, 4 / 3)
     flip: bool = True
     randaugment_layers: int = 0
     randaugment_magnitude: float = 9.0

@@ -106,12 +106,22 @@ def run_demo(
     out = Path(out)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise FerJaxError(f"{out}: exists already; remove it, or name another --out")
-    out.mkdir(parents=True, exist_ok=True)
     faces, data, backbone, run = (str(out / n) for n in ("faces", "data", "backbone", "run"))
     checkpoint, scores, table = (
         str(out / n) for n in ("checkpoint.safetensors", "scores", "predictions.csv")
     )
     bundle = f"{run}/bundle"
+    config = demo_config()
+    fields = {"data": data, "backbone": backbone}
+    if seed:
+        fields["seed"] = seed
+    if epochs is not None:
+        fields["epochs"] = epochs
+        fields["optimizer.warmup_epochs"] = min(config.optimizer.warmup_epochs, epochs / 4)
+    config.update_from_flattened_dict(fields)
+    config = freeze(config)
+    overrides = " ".join(f"--config.{name}={value}" for name, value in fields.items())
+    out.mkdir(parents=True, exist_ok=True)
     teller = _Teller()
     teller.python(
         f"Draw {identities * images_per_identity:,} faces of {identities} people "
@@ -141,15 +151,10 @@ def run_demo(
         ["convert", checkpoint, backbone, "--normalize", "imagenet", "--heads",
          str(MODEL.num_heads), "--license", "Apache-2.0"],
     )  # fmt: skip
-    config = demo_config()
-    config.data, config.backbone, config.seed = data, backbone, seed
-    config.epochs = epochs or config.epochs
-    config.optimizer.warmup_epochs = min(config.optimizer.warmup_epochs, config.epochs / 4)
     teller.python(
         "Fine-tune it",
-        f"$ fer-jax train --config=configs/demo.py --config.data={data} "
-        f"--config.backbone={backbone} --workdir={run}",
-        lambda: finetune(freeze(config), run),
+        f"$ fer-jax train --config=configs/demo.py {overrides} --workdir={run}",
+        lambda: finetune(config, run),
     )
     teller.command(
         "Score it on people that it never saw",

@@ -13,7 +13,13 @@ from typing import Any
 
 from ml_collections import config_dict
 
-from fer_jax.errors import UsageError
+from fer_jax.data.augment import Augmentation
+from fer_jax.errors import FerJaxError, UsageError
+from fer_jax.models.vit import ATTENTIONS, POOLS, REMAT_POLICIES, SIZES
+from fer_jax.ops.losses import CLASS_WEIGHT_SCHEMES
+from fer_jax.ops.normalize import NORMALIZATIONS
+from fer_jax.ops.resize import KERNELS
+from fer_jax.ops.views import VIEWS
 
 
 @dataclasses.dataclass(frozen=True)
@@ -60,27 +66,15 @@ class ModelConfig:
 
 
 @dataclasses.dataclass(frozen=True)
-class AugmentConfig:
-    """Augmentation on the host, image by image, and mixing on the device.
+class AugmentConfig(Augmentation):
+    """Augmentation on the host, image by image (its fields), and mixing on the device.
 
     Attributes:
-        crop_scale: RandomResizedCrop: range of the crop's area over the face's.
-        crop_ratio: RandomResizedCrop: range of its aspect ratio.
-        flip: mirror half of the faces.
-        randaugment_layers: operations an image; 0 for none.
-        randaugment_magnitude: 0 to 10.
-        erasing: probability of random erasing.
         mixup: alpha of mixup; 0 for none.
         cutmix: alpha of cutmix; 0 for none.
         mix_switch: probability of cutmix where both are on.
     """
 
-    crop_scale: tuple[float, float] = (0.8, 1.0)
-    crop_ratio: tuple[float, float] = (0.75, 4 / 3)
-    flip: bool = True
-    randaugment_layers: int = 0
-    randaugment_magnitude: float = 9.0
-    erasing: float = 0.0
     mixup: float = 0.0
     cutmix: float = 0.0
     mix_switch: float = 0.5
@@ -243,7 +237,10 @@ def _freeze(cls: type, values: Mapping[str, Any], where: str) -> Any:
         if name not in kinds:
             raise _no_such_field(where, name, kinds)
         fields[name] = _typed(kinds[name], value, f"{where}.{name}")
-    return cls(**fields)
+    try:
+        return cls(**fields)
+    except FerJaxError as error:
+        raise UsageError(f"{where}: {error}") from error
 
 
 def _no_such_field(where: str, name: str, known: Mapping[str, Any]) -> UsageError:
@@ -272,11 +269,17 @@ def _typed(kind: Any, value: Any, where: str) -> Any:
 
 def _check(config: TrainConfig) -> None:
     choices = {
-        "loss.class_weights": ("none", "balanced", "neutral", "max"),
+        "view": VIEWS,
+        "resize": KERNELS,
+        "normalize": NORMALIZATIONS,
+        "model.size": SIZES,
+        "model.pool": POOLS,
+        "model.remat": REMAT_POLICIES,
+        "model.attention": ATTENTIONS,
+        "model.dtype": ("float32", "bfloat16"),
+        "loss.class_weights": CLASS_WEIGHT_SCHEMES,
         "optimizer.name": ("adamw", "adam"),
         "optimizer.schedule": ("cosine", "step", "constant"),
-        "normalize": ("imagenet", "mae_face"),
-        "model.dtype": ("float32", "bfloat16"),
     }
     for where, known in choices.items():
         value = _field(config, where)
@@ -295,7 +298,6 @@ def _check(config: TrainConfig) -> None:
         "optimizer.step_epochs": (1, None),
         "optimizer.layer_decay": (0, 1),
         "loss.label_smoothing": (0, 1),
-        "augment.erasing": (0, 1),
         "augment.mixup": (0, None),
         "augment.cutmix": (0, None),
         "mesh.fsdp": (1, None),

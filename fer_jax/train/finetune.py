@@ -155,8 +155,7 @@ def _task(
 
     def evaluate(params: Params) -> dict[str, Any]:
         if not rows.selection:
-            # Nothing to choose by: of equals, the newest checkpoint counts as the best one.
-            return {METRIC: 0.0}
+            return {}
         sums = [
             evaluation(params, sharding.to_global(_without_rows(found), mesh))
             for found in pipeline.evaluation_batches(
@@ -176,20 +175,12 @@ def _task(
         }
 
     def batches(start_step: int) -> Iterator[Batch]:
-        augmentation = pipeline.Augmentation(
-            crop_scale=config.augment.crop_scale,
-            crop_ratio=config.augment.crop_ratio,
-            flip=config.augment.flip,
-            randaugment_layers=config.augment.randaugment_layers,
-            randaugment_magnitude=config.augment.randaugment_magnitude,
-            erasing=config.augment.erasing,
-        )
         found = pipeline.train_batches(
             rows.train,
             view=config.view,
             image_size=start.config.image_size,
             batch_size=config.batch_size,
-            augmentation=augmentation,
+            augmentation=config.augment,
             seed=config.seed,
             start_step=start_step,
             workers=config.workers,

@@ -35,7 +35,8 @@ class Task:
 
     Attributes:
         step: jitted (state, batch, learning_rate) -> (state, {"loss": scalar}); donates the state.
-        evaluate: params -> numbers with `macro_f1`, on the selection part.
+        evaluate: params -> numbers with `macro_f1`, on the selection part; empty where there is
+            none, and then the newest checkpoint counts as the best one.
         batches: first step -> endless batches of this process.
         learning_rate: step -> rate, on the host.
         steps_per_epoch: steps.
@@ -88,9 +89,10 @@ def fit(
         if epoch % checkpoint_every and epoch != task.epochs:
             continue
         scores = task.evaluate(state.params)
-        log.write(step, "selection", {"epoch": epoch, **scores})
+        if scores:
+            log.write(step, "selection", {"epoch": epoch, **scores})
         log.say(_epoch_line(epoch, task.epochs, window.last_loss, scores))
-        checkpoints.save(state, scores[METRIC], {"epoch": epoch, **progress})
+        checkpoints.save(state, scores.get(METRIC, 0.0), {"epoch": epoch, **progress})
         window.restart_clock()
     return state
 
@@ -141,4 +143,5 @@ class _Window:
 
 def _epoch_line(epoch: int, epochs: int, loss: float, scores: dict[str, Any]) -> str:
     shown = [f"{name} {value:.4f}" for name, value in scores.items() if isinstance(value, float)]
-    return f"epoch {epoch}/{epochs}  loss {loss:.4f}  selection: {'  '.join(shown)}"
+    selection = f"  selection: {'  '.join(shown)}" if shown else ""
+    return f"epoch {epoch}/{epochs}  loss {loss:.4f}{selection}"

@@ -36,7 +36,7 @@ class Recipe:
     seed: int = 0
 
 
-def loss_and_logits(
+def batch_loss(
     params: Params,
     batch: Batch,
     class_weights: Float[Array, "c"],
@@ -44,7 +44,7 @@ def loss_and_logits(
     *,
     graphdef: nnx.GraphDef,
     recipe: Recipe,
-) -> tuple[Float[Array, ""], Float[Array, "b c"]]:
+) -> Float[Array, ""]:
     """The training loss of one batch; pure.
 
     Args:
@@ -56,7 +56,7 @@ def loss_and_logits(
         recipe: static fields.
 
     Returns:
-        The weighted mean over the global batch, and the logits.
+        The weighted mean over the global batch.
     """
     mix_key, path_key = jax.random.split(key)
     images = normalize(batch["image"], recipe.mean, recipe.std)
@@ -77,7 +77,7 @@ def loss_and_logits(
         class_weights=class_weights,
         label_smoothing=recipe.label_smoothing,
     )
-    return loss_sum / denominator, logits
+    return loss_sum / denominator
 
 
 def train_step(
@@ -92,10 +92,8 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Array]]:
     """One update; pure, and a function of (state, batch, rate): the randomness is the step's."""
     key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
-    loss_fn = functools.partial(loss_and_logits, graphdef=graphdef, recipe=recipe)
-    (loss, _), gradients = jax.value_and_grad(loss_fn, has_aux=True)(
-        state.params, batch, class_weights, key
-    )
+    loss_fn = functools.partial(batch_loss, graphdef=graphdef, recipe=recipe)
+    loss, gradients = jax.value_and_grad(loss_fn)(state.params, batch, class_weights, key)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = jax.tree.map(lambda p, u: p + learning_rate * u, state.params, updates)
     return TrainState(state.step + 1, params, opt_state), {"loss": loss}

@@ -135,7 +135,7 @@ def _eye(identity: Identity, e: Expression, sign: float, side: str) -> dict[str,
 
 
 def _brow(identity: Identity, e: Expression, sign: float, side: str) -> dict[str, list[Point]]:
-    part = float(np.clip(1 + sign * e.brow_asymmetry, 0, 1))
+    part = e.brow_share(sign)
     inner, outer = 9.6 * e.inner_brow_raise * part, 8.6 * e.outer_brow_raise * part
     down = 6.8 * e.brow_lower * (1.3 - 0.3 * part) + 2.2 * e.nose_wrinkle
     arch, tilt = identity.brow_arch + 0.8 * e.outer_brow_raise, 0.5 * identity.brow_tilt
@@ -180,7 +180,7 @@ def _nose(identity: Identity, e: Expression) -> dict[str, list[Point]]:
 
 def _mouth_corner(identity: Identity, e: Expression, sign: float) -> tuple[float, float, float]:
     """Signed half width, height of the corner, and how much of the movement this side makes."""
-    part = float(np.clip(1 + sign * e.mouth_asymmetry, 0, 1))
+    part = e.mouth_share(sign)
     pull, depress, stretch = (
         part * unit for unit in (e.lip_corner_pull, e.lip_corner_depress, e.lip_stretch)
     )
@@ -194,17 +194,18 @@ def _mouth_corner(identity: Identity, e: Expression, sign: float) -> tuple[float
 def _mouth(identity: Identity, e: Expression) -> dict[str, list[Point]]:
     corners = [_mouth_corner(identity, e, sign) for sign, _ in SIDES]
     parted = min(1.0, e.lips_part)
-    upper = MOUTH_Y + identity.mouth_height + 1.4 * e.lip_corner_pull * (1 - parted)
+    pull = e.lip_corner_pull * 0.5 * (corners[0][2] + corners[1][2])  # at the middle
+    upper = MOUTH_Y + identity.mouth_height + 1.4 * pull * (1 - parted)
     upper -= 3.4 * e.upper_lip_raise + 1.8 * e.chin_raise + 0.8 * parted
     upper -= e.lip_corner_depress + 1.2 * e.jaw_drop
     opening = 17 * e.jaw_drop + 2.6 * parted + 2.4 * e.upper_lip_raise * min(1.0, 2 * parted)
-    opening += parted * (3.2 * e.lip_corner_pull + 2.6 * e.lip_stretch + 2.6 * e.lip_corner_depress)
+    opening += parted * (3.2 * pull + 2.6 * e.lip_stretch + 2.6 * e.lip_corner_depress)
     lower = upper + opening
     # The edges are y = centre + (corner - centre) x^power: 2 is a lens, more is a square mouth,
     # as of lips that are bared, stretched or pulled open.
     power = 2 + 1.6 * parted * max(e.lip_stretch, e.upper_lip_raise) + e.jaw_drop
-    low_power = power + 0.7 * e.lip_corner_pull * parted + 1.2 * e.jaw_drop
-    full = 1 - 0.72 * e.lip_press - 0.25 * e.lip_stretch - 0.2 * e.lip_corner_pull
+    low_power = power + 0.7 * pull * parted + 1.2 * e.jaw_drop
+    full = 1 - 0.72 * e.lip_press - 0.25 * e.lip_stretch - 0.2 * pull
     full = max(full - 0.17 * e.jaw_drop, 0.2) + 0.55 * e.lip_pucker - 0.15 * e.cheek_puff
     top = 3.3 * identity.upper_lip * max(full - 0.25 * e.upper_lip_raise, 0.2)
     bottom = 4.3 * identity.lower_lip * (max(full, 0.2) + 0.12 * e.chin_raise)
@@ -223,7 +224,7 @@ def _mouth(identity: Identity, e: Expression) -> dict[str, list[Point]]:
     inner_top, inner_bottom = edge(upper, power), edge(lower, low_power)
     outer_top = edge(upper, power, top, 0.9)
     outer_bottom = edge(lower, low_power, -bottom, 1.04)
-    show = 3.6 * max(e.lip_corner_pull, e.upper_lip_raise, 0.75 * e.lip_stretch, 0.3)
+    show = 3.6 * max(pull, e.upper_lip_raise, 0.75 * e.lip_stretch, 0.3)
     teeth = min(show, 0.62 * opening)
     low_teeth = min(3.4 * max(e.lip_stretch, e.lip_corner_depress), 0.34 * opening)
     tip = lower + 0.9 * bottom + 7.5 * e.tongue_out

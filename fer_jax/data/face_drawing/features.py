@@ -93,7 +93,7 @@ def _paint_creases(brush: Brush) -> None:
         brush.crease(
             spline(4, False) @ brush.project(forehead), 0.62 * raised - 0.12 + 0.45 * old, 0.9
         )
-    for _, side in SIDES:
+    for sign, side in SIDES:
         brush.crease(f"frown_{side}", 0.95 * e.brow_lower - 0.1 + 0.35 * old, 1.2)
         bridge = brush.points(f"bridge_{side}")
         for k in range(2):
@@ -101,9 +101,9 @@ def _paint_creases(brush: Brush) -> None:
         crow = brush.points(f"crow_{side}")
         for k in range(2):
             brush.crease(crow[[k, k + 2]], 0.6 * e.cheek_raise - 0.1 + 0.5 * old, 0.8)
-        deep = max(0.8 * e.lip_corner_pull, e.nose_wrinkle, 0.7 * e.upper_lip_raise)
-        brush.crease(f"fold_{side}", 0.75 * deep - 0.12 + 0.55 * old, 1.2)
-        brush.crease(f"marionette_{side}", 0.6 * e.lip_corner_depress - 0.1 + 0.4 * old, 1.0)
+        fold, marionette = _fold_depths(e, sign)
+        brush.crease(f"fold_{side}", 0.75 * fold - 0.12 + 0.55 * old, 1.2)
+        brush.crease(f"marionette_{side}", 0.6 * marionette - 0.1 + 0.4 * old, 1.0)
         brush.crease(
             f"bag_{side}", 0.3 + 0.3 * old + 0.3 * e.cheek_raise + 0.2 * e.lid_tighten, 0.8
         )
@@ -114,6 +114,13 @@ def _paint_creases(brush: Brush) -> None:
         colour = 0.75 * brush.skin + 0.25 * np.array((120, 60, 30))
         for at in brush.projection(np.stack([x, y, np.zeros(count)], 1), False):
             brush.disc(at, 0.6, colour)
+
+
+def _fold_depths(e: Expression, sign: float) -> tuple[float, float]:
+    """How deep one side's folds are, beside the nose and below the corner of the mouth."""
+    part = e.mouth_share(sign)
+    beside = max(0.8 * part * e.lip_corner_pull, e.nose_wrinkle, 0.7 * e.upper_lip_raise)
+    return beside, part * e.lip_corner_depress
 
 
 def _paint_nose(brush: Brush) -> None:
@@ -150,9 +157,9 @@ def _shade_face(brush: Brush) -> None:
         brush.tint(centre["cheek"] + disc_ring, tint)
         brush.shade(centre["socket"], (12, 8.5), 0.11 + 0.14 * e.brow_lower + 0.06 * person.age)
         brush.shade_curve(f"bag_{side}", 2.5, 0.1 + 0.14 * person.age)
-        deep = max(0.8 * e.lip_corner_pull, e.nose_wrinkle, 0.7 * e.upper_lip_raise)
-        brush.shade_curve(f"fold_{side}", 3.5, 0.07 + 0.17 * deep + 0.1 * person.age)
-        brush.shade_curve(f"marionette_{side}", 3, 0.04 + 0.12 * e.lip_corner_depress)
+        fold, marionette = _fold_depths(e, sign)
+        brush.shade_curve(f"fold_{side}", 3.5, 0.07 + 0.17 * fold + 0.1 * person.age)
+        brush.shade_curve(f"marionette_{side}", 3, 0.04 + 0.12 * marionette)
         brush.shade_curve(f"flank_{side}", 4, 0.11 - 0.1 * sign * away)
     brush.shade_curve("ridge", 2.6, -0.12)
     brush.shade(brush.points("nose_tip")[0], (3, 2.4), -0.16)

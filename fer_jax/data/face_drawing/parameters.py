@@ -112,6 +112,14 @@ class Expression:
     gaze_x: float = 0.0
     gaze_y: float = 0.0
 
+    def brow_share(self, sign: float) -> float:
+        """How much of the brows' movement one side makes, 0 to 1; `sign` is -1 at image left."""
+        return min(max(1 + sign * self.brow_asymmetry, 0.0), 1.0)
+
+    def mouth_share(self, sign: float) -> float:
+        """How much of the mouth's movement one side makes, 0 to 1; `sign` is -1 at image left."""
+        return min(max(1 + sign * self.mouth_asymmetry, 0.0), 1.0)
+
     def toward(self, other: "Expression", amount: float) -> "Expression":
         """Returns the expression `amount` of the way to `other`: (1 - amount) self + amount other.
 
