@@ -402,22 +402,22 @@ def _histogram(face: np.ndarray) -> np.ndarray:
 def test_colours_and_statistics_do_not_tell_the_class(features):
     faces, labels, trained_on = _data_set(40, 24)
     values = np.stack([features(face) for face in faces])
-    # Chance is 0.125; measured LOW.
-    assert _unseen_f1(values, labels, trained_on, 0.3) < 0.25
+    # Chance is 0.125; measured 0.14 and 0.24.
+    assert _unseen_f1(values, labels, trained_on, 0.3) < 0.3
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize(
-    ("side", "grey", "c"), [(48, True, 1e-3), (48, True, 1e-4), (32, False, 1e-4)]
+    ("side", "grey", "c"), [(48, True, 1e-2), (32, False, 1e-2), (24, False, 3e-2)]
 )
 def test_a_linear_model_on_pixels_stays_below_0_6_on_unseen_people(side, grey, c):
-    faces, labels, trained_on = _data_set(190, 20)
+    faces, labels, trained_on = _data_set(400, 16)
     small = [cv2.resize(face, (side, side), interpolation=cv2.INTER_AREA) for face in faces]
     if grey:
         small = [cv2.cvtColor(face, cv2.COLOR_RGB2GRAY) for face in small]
     pixels = np.stack(small).reshape(len(faces), -1).astype(np.float32)
-    # Measured HIGH.
+    # Measured 0.50, 0.56 and 0.57, the best of regularisations that are three times apart.
     assert 0.2 < _unseen_f1(pixels, labels, trained_on, c) < 0.6
 
 

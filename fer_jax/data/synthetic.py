@@ -44,7 +44,7 @@ _MIXES: dict[str, tuple[_Mix, ...]] = {
     "Neutral": (
         {},
         {"lips_part": (0.2, 0.6)},
-        {"jaw_drop": (0.1, 0.3), "lips_part": (0.3, 0.6)},  # caught in mid word
+        {"jaw_drop": (0.05, 0.15), "lips_part": (0.2, 0.5)},  # caught in mid word
         {"lid_droop": (0.1, 0.3)},
     ),
     "Anger": (
@@ -115,25 +115,25 @@ _MIXES: dict[str, tuple[_Mix, ...]] = {
         },
     ),
     "Other": (
-        {"lip_pucker": (0.8, 1.0), "lid_droop": (0.5, 0.9)},
+        {"lip_pucker": (0.8, 1.0), "blink_left": (0.9, 1.0), "blink_right": (0.9, 1.0)},
         {
-            **_RAISED,
             "cheek_puff": (0.7, 1.0),
             "lip_press": (0.6, 1.0),
-            "upper_lid_raise": (0.2, 0.6),
+            "blink_left": (0.9, 1.0),
+            "blink_right": (0.9, 1.0),
         },
         {
             "tongue_out": (0.8, 1.0),
             "lips_part": (0.5, 1.0),
-            "jaw_drop": (0.1, 0.4),
-            "wink": (0.0, 1.0),
+            "jaw_drop": (0.2, 0.5),
+            "wink": (0.3, 1.0),
         },
-        {"wink": (1.0, 1.0), "lip_corner_pull": (0.4, 0.8), "mouth_asymmetry": (0.6, 1.0)},
+        {"wink": (1.0, 1.0), "lip_corner_pull": (0.3, 0.7), "mouth_asymmetry": (0.7, 1.0)},
         {
             "smirk": (1.0, 1.0),
-            "lip_corner_pull": (0.6, 1.0),
-            "outer_brow_raise": (0.6, 1.0),
-            "inner_brow_raise": (0.2, 0.5),
+            "lip_corner_pull": (0.7, 1.0),
+            "outer_brow_raise": (0.8, 1.0),
+            "inner_brow_raise": (0.4, 0.7),
         },
     ),
 }

@@ -309,20 +309,20 @@ def sample_pose(rng: np.random.Generator) -> Pose:
     """Draws what alignment on five points leaves: turns of the head, small errors in plane."""
     turn = np.clip(rng.standard_normal(6), -2.2, 2.2)
     return Pose(
-        yaw=float(14 * turn[0]),
-        pitch=float(8 * turn[1]),
-        roll=float(6 * turn[2]),
-        x=float(2.2 * turn[3]),
-        y=float(2.2 * turn[4]),
+        yaw=float(13 * turn[0]),
+        pitch=float(7 * turn[1]),
+        roll=float(5.5 * turn[2]),
+        x=float(2.0 * turn[3]),
+        y=float(2.0 * turn[4]),
         scale=float(1 + 0.05 * turn[5]),
     )
 
 
 def sample_scene(rng: np.random.Generator) -> Scene:
     """Draws light, surroundings and camera, from a studio to a bad telephone."""
-    bad_camera = rng.random() < 0.3
+    bad_camera = rng.random() < 0.2
     return Scene(
-        azimuth=float(rng.uniform(-85, 85)),
+        azimuth=float(rng.uniform(-80, 80)),
         elevation=float(rng.uniform(-25, 70)),
         ambient=float(rng.uniform(0.4, 0.85)),
         gain=float(np.exp(0.16 * np.clip(rng.standard_normal(), -2, 2))),
