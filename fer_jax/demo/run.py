@@ -33,7 +33,7 @@ def demo_config() -> config_dict.ConfigDict:
     """The training run of the demo; data and backbone are filled in when it runs."""
     config = default_config()
     config.view = "eyes_mouth"
-    config.epochs = 70
+    config.epochs = 50
     config.batch_size = 64
     config.selection = 0.1
     config.checkpoint_every = 10
