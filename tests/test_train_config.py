@@ -36,7 +36,7 @@ def test_changes_arrive_typed():
         ({"selection": 0.95}, r"config.selection=0.95: must be in \[0, 0.9\]"),
         ({"optimizer": {"name": "sgd"}}, "config.optimizer.name='sgd': must be one of adamw, adam"),
         ({"view": "ears"}, "config.view='ears': must be one of main, eyes"),
-        ({"resize": "best"}, "config.resize='best': must be one of bicubic"),
+        ({"resize": "best"}, "config.resize='best': must be one of bilinear"),
         ({"model": {"pool": "max"}}, "config.model.pool='max': must be one of cls, avg"),
         ({"model": {"size": "giant"}}, "config.model.size='giant': must be one of tiny, small"),
         ({"augment": {"crop_scale": (0.5, 2.0)}}, "config.augment: augmentation.crop_scale"),
