@@ -112,7 +112,8 @@ def test_eight_devices_compute_what_one_does(mesh_config, mix, golden):
     recipe = Recipe(5, (0.5,) * 3, (0.25,) * 3, label_smoothing=0.1, mixup=mix, cutmix=mix)
     params = jax.tree.map(np.asarray, vit.init(config, jax.random.key(1)))
     # A head of real size, else the trunk's gradients are all but zero.
-    params["head"]["kernel"] = np.random.default_rng(0).normal(size=(64, 5)).astype(np.float32)
+    head = np.random.default_rng(0).normal(0, 0.15, size=(64, 5))
+    params["head"]["kernel"] = head.astype(np.float32)
     batch, key = small_batch(), jax.random.key(5)
     grad = jax.value_and_grad(
         functools.partial(batch_loss, graphdef=vit.build(config), recipe=recipe)
@@ -130,7 +131,8 @@ def test_eight_devices_compute_what_one_does(mesh_config, mix, golden):
     other, other_gradient = sharded(
         jax.device_put(params, shardings), sharding.to_global(batch, mesh), WEIGHTS, key
     )
-    # Measured: loss 0 to 1.2e-7, gradients up to 3e-7 of their global norm.
+    # Measured: loss 0 to 7.2e-7 at 2.4 (three steps of float32), gradients up to 1.7e-7 of their
+    # global norm.
     assert abs(float(loss) - float(other)) < 1e-6
     norm = np.sqrt(sum((np.asarray(leaf) ** 2).sum() for leaf in jax.tree.leaves(gradient)))
     assert norm > 0.1
