@@ -14,6 +14,7 @@ import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -39,12 +40,14 @@ __all__ = [
     "forward",
     "load_bundle",
     "preprocess",
+    "read_document",
     "save_bundle",
 ]
 
 PARAMS_FILE = "params.safetensors"
 DOCUMENT_FILE = "bundle.json"
 GOLDEN_FILE = "golden.npz"
+FILES = (DOCUMENT_FILE, PARAMS_FILE, GOLDEN_FILE)
 
 # Largest difference over largest value. Other machines, batch sizes and compilers in float32 are
 # within 1e-5; tanh GELU is 1e-3, and a TPU's or a GPU's default precision 3e-4 and more.
@@ -151,14 +154,7 @@ def load_bundle(path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
         FerJaxError: no bundle, a file or field is missing or wrong, or the golden sample differs.
     """
     path = Path(path)
-    for name in (DOCUMENT_FILE, PARAMS_FILE, GOLDEN_FILE):
-        if not (path / name).is_file():
-            raise FerJaxError(f"{path}: no bundle, {name} is missing; {_hint(path)}")
-    try:
-        document = json.loads((path / DOCUMENT_FILE).read_text(encoding="utf-8"))
-        configs, fields, tolerance = from_json(document)
-    except (FerJaxError, ValueError) as error:
-        raise FerJaxError(f"{path / DOCUMENT_FILE}: {error}") from error
+    configs, fields, tolerance = read_document(path)
     tensors = read_safetensors(path / PARAMS_FILE)
     try:
         models = {
@@ -174,6 +170,21 @@ def load_bundle(path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
     if verify:
         _verify(path, bundle, golden, tolerance)
     return bundle
+
+
+def read_document(path: Path) -> tuple[dict[str, ViTConfig], dict[str, Any], float]:
+    """What bundle.json says: the models' sizes, the other fields of `Bundle`, the tolerance.
+
+    Raises:
+        FerJaxError: a file of the bundle is missing, or a field is missing or wrong.
+    """
+    for name in FILES:
+        if not (path / name).is_file():
+            raise FerJaxError(f"{path}: no bundle, {name} is missing; {_hint(path)}")
+    try:
+        return from_json(json.loads((path / DOCUMENT_FILE).read_text(encoding="utf-8")))
+    except (FerJaxError, ValueError) as error:
+        raise FerJaxError(f"{path / DOCUMENT_FILE}: {error}") from error
 
 
 def _hint(path: Path) -> str:

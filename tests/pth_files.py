@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 
+# The tiny ViT of `vit_tensors`.
+WIDTH, PATCH, GRID, DEPTH = 32, 8, 3, 2
+
 STORAGES = {"float32": "FloatStorage", "float16": "HalfStorage", "int64": "LongStorage"}
 
 
@@ -153,3 +156,47 @@ def _block(name: str, width: int) -> Iterator[tuple[str, tuple[int, ...]]]:
     yield from _affine(f"{name}.norm2", (width,))
     yield from _affine(f"{name}.mlp.fc1", (4 * width, width))
     yield from _affine(f"{name}.mlp.fc2", (width, 4 * width))
+
+
+def vit_tensors(
+    *, norm: str = "norm", classes: int = 0, decoder: bool = False, layer_scale: bool = False
+) -> dict[str, np.ndarray]:
+    """The state dict of a tiny ViT, every value different."""
+    shapes = {
+        "cls_token": (1, 1, WIDTH),
+        "pos_embed": (1, 1 + GRID * GRID, WIDTH),
+        "patch_embed.proj.weight": (WIDTH, 3, PATCH, PATCH),
+        "patch_embed.proj.bias": (WIDTH,),
+    }
+    names = [f"blocks.{i}" for i in range(DEPTH)] + (["decoder_blocks.0"] if decoder else [])
+    for name in names:
+        for part, outputs, inputs in (
+            ("attn.qkv", 3 * WIDTH, WIDTH),
+            ("attn.proj", WIDTH, WIDTH),
+            ("mlp.fc1", 4 * WIDTH, WIDTH),
+            ("mlp.fc2", WIDTH, 4 * WIDTH),
+        ):
+            shapes[f"{name}.{part}.weight"] = (outputs, inputs)
+            shapes[f"{name}.{part}.bias"] = (outputs,)
+        for part in ("norm1", "norm2"):
+            shapes[f"{name}.{part}.weight"] = shapes[f"{name}.{part}.bias"] = (WIDTH,)
+        if layer_scale:
+            shapes[f"{name}.ls1.gamma"] = shapes[f"{name}.ls2.gamma"] = (WIDTH,)
+    shapes[f"{norm}.weight"] = shapes[f"{norm}.bias"] = (WIDTH,)
+    if decoder:
+        shapes |= {
+            "mask_token": (1, 1, WIDTH),
+            "decoder_pos_embed": (1, 1 + GRID * GRID, WIDTH),
+            "decoder_pred.weight": (3 * PATCH * PATCH, WIDTH),
+        }
+    if classes:
+        shapes |= {"head.weight": (classes, WIDTH), "head.bias": (classes,)}
+    rng = np.random.default_rng(1)
+    return {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
+
+
+def write_checkpoint(folder: Path, arrays: dict[str, np.ndarray], name: str = "model.pth") -> Path:
+    """A file as MAE's training writes: the model, and more beside it."""
+    value, storages = state_dict(arrays)
+    checkpoint = {"model": value, "epoch": 3, "args": namespace(lr=0.1), "optimizer": {"state": {}}}
+    return write_pth(folder / name, checkpoint, storages)

@@ -7,7 +7,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-from pth_files import mae_face_shapes, namespace, state_dict, write_pth
+from pth_files import WIDTH, mae_face_shapes, vit_tensors, write_checkpoint
 from safetensors.numpy import save_file
 
 from fer_jax.bundle import load_bundle
@@ -20,51 +20,6 @@ from fer_jax.errors import FerJaxError, UsageError
 from fer_jax.labels import label_space
 from fer_jax.models import vit
 from fer_jax.ops.resize import resize_position_embedding
-
-WIDTH, PATCH, GRID, DEPTH = 32, 8, 3, 2
-
-
-def tensors(
-    *, norm: str = "norm", classes: int = 0, decoder: bool = False, layer_scale: bool = False
-) -> dict[str, np.ndarray]:
-    """The state dict of a tiny ViT, every value different."""
-    shapes = {
-        "cls_token": (1, 1, WIDTH),
-        "pos_embed": (1, 1 + GRID * GRID, WIDTH),
-        "patch_embed.proj.weight": (WIDTH, 3, PATCH, PATCH),
-        "patch_embed.proj.bias": (WIDTH,),
-    }
-    names = [f"blocks.{i}" for i in range(DEPTH)] + (["decoder_blocks.0"] if decoder else [])
-    for name in names:
-        for part, outputs, inputs in (
-            ("attn.qkv", 3 * WIDTH, WIDTH),
-            ("attn.proj", WIDTH, WIDTH),
-            ("mlp.fc1", 4 * WIDTH, WIDTH),
-            ("mlp.fc2", WIDTH, 4 * WIDTH),
-        ):
-            shapes[f"{name}.{part}.weight"] = (outputs, inputs)
-            shapes[f"{name}.{part}.bias"] = (outputs,)
-        for part in ("norm1", "norm2"):
-            shapes[f"{name}.{part}.weight"] = shapes[f"{name}.{part}.bias"] = (WIDTH,)
-        if layer_scale:
-            shapes[f"{name}.ls1.gamma"] = shapes[f"{name}.ls2.gamma"] = (WIDTH,)
-    shapes[f"{norm}.weight"] = shapes[f"{norm}.bias"] = (WIDTH,)
-    if decoder:
-        shapes |= {
-            "mask_token": (1, 1, WIDTH),
-            "decoder_pos_embed": (1, 1 + GRID * GRID, WIDTH),
-            "decoder_pred.weight": (3 * PATCH * PATCH, WIDTH),
-        }
-    if classes:
-        shapes |= {"head.weight": (classes, WIDTH), "head.bias": (classes,)}
-    rng = np.random.default_rng(1)
-    return {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
-
-
-def write(folder: Path, arrays: dict[str, np.ndarray], name: str = "model.pth") -> Path:
-    value, storages = state_dict(arrays)
-    checkpoint = {"model": value, "epoch": 3, "args": namespace(lr=0.1), "optimizer": {"state": {}}}
-    return write_pth(folder / name, checkpoint, storages)
 
 
 def convert(path: Path, **options: object):
@@ -84,7 +39,7 @@ def convert(path: Path, **options: object):
     ],
 )
 def test_families_and_kinds(tmp_path, made, labels, family, pool, left_out):
-    path = write(tmp_path, tensors(**made))
+    path = write_checkpoint(tmp_path, vit_tensors(**made))
     space = None if labels is None else label_space(labels)
     conversion = convert(path, labels=space)
     config = conversion.config
@@ -96,7 +51,7 @@ def test_families_and_kinds(tmp_path, made, labels, family, pool, left_out):
     # every key of the file is used or left out, and every leaf of the model is set
     used = {key for key, _ in conversion.sources.values()}
     assert used | conversion.dropped.keys() == {
-        *(f"model.{name}" for name in tensors(**made)),
+        *(f"model.{name}" for name in vit_tensors(**made)),
         *("epoch", "args", "optimizer"),
     }
     assert not used & conversion.dropped.keys()
@@ -107,8 +62,8 @@ def test_families_and_kinds(tmp_path, made, labels, family, pool, left_out):
 
 
 def test_values_arrive_transposed(tmp_path):
-    arrays = tensors()
-    params = convert(write(tmp_path, arrays)).params
+    arrays = vit_tensors()
+    params = convert(write_checkpoint(tmp_path, arrays)).params
     np.testing.assert_array_equal(
         params["blocks"]["mlp"]["fc1"]["kernel"][1], arrays["blocks.1.mlp.fc1.weight"].T
     )
@@ -122,7 +77,7 @@ def test_other_float_types_become_float32(tmp_path, dtype):
     import ml_dtypes
 
     kind = np.dtype(ml_dtypes.bfloat16) if dtype == "bfloat16" else np.dtype(dtype)
-    arrays = {name: value.astype(kind) for name, value in tensors().items()}
+    arrays = {name: value.astype(kind) for name, value in vit_tensors().items()}
     save_file(arrays, tmp_path / "m.safetensors")
     params = convert(tmp_path / "m.safetensors").params
     value = params["blocks"]["attn"]["qkv"]["bias"]
@@ -131,14 +86,14 @@ def test_other_float_types_become_float32(tmp_path, dtype):
 
 
 def test_all_faults_are_listed_at_once(tmp_path):
-    arrays = tensors()
+    arrays = vit_tensors()
     del arrays["blocks.1.norm2.bias"]
     del arrays["norm.weight"]
     arrays["blocks.0.attn.q_norm.weight"] = np.zeros(8, np.float32)
     arrays["reg_token"] = np.zeros((1, 4, WIDTH), np.float32)
     arrays["blocks.0.mlp.fc2.bias"] = np.zeros(31, np.float32)
     arrays["blocks.1.attn.proj.bias"] = np.zeros(32, np.int64)
-    path = write(tmp_path, arrays)
+    path = write_checkpoint(tmp_path, arrays)
     with pytest.raises(FerJaxError) as caught:
         convert(path)
     first, *rest = str(caught.value).splitlines()
@@ -157,57 +112,57 @@ def test_all_faults_are_listed_at_once(tmp_path):
 
 @pytest.mark.parametrize("extra", ["reg_token", "blocks.0.ls1.bias", "norm_pre.weight", "decoder"])
 def test_no_key_is_skipped_silently(tmp_path, extra):
-    path = write(tmp_path, tensors() | {extra: np.zeros((1, WIDTH), np.float32)})
+    path = write_checkpoint(tmp_path, vit_tensors() | {extra: np.zeros((1, WIDTH), np.float32)})
     with pytest.raises(FerJaxError, match=f"{extra}: not known to the family"):
         convert(path)
 
 
-@pytest.mark.parametrize("index", range(len(tensors(layer_scale=True, classes=8))))
+@pytest.mark.parametrize("index", range(len(vit_tensors(layer_scale=True, classes=8))))
 def test_no_tensor_can_be_missing_or_misshapen(tmp_path, index):
-    whole = tensors(layer_scale=True, classes=8)
+    whole = vit_tensors(layer_scale=True, classes=8)
     name = list(whole)[index]
     labels = label_space("affwild2_expr")
     without = {n: value for n, value in whole.items() if n != name}
     misshapen = whole | {name: np.zeros((*whole[name].shape, 1), np.float32)}
     for wrong in (without, misshapen):
-        path = write(tmp_path, wrong)
+        path = write_checkpoint(tmp_path, wrong)
         with pytest.raises(FerJaxError, match=r"model\.pth: "):
             convert(path, labels=labels, family="timm")
-    path = write(tmp_path, whole | {name: np.full_like(whole[name], np.nan)})
+    path = write_checkpoint(tmp_path, whole | {name: np.full_like(whole[name], np.nan)})
     with pytest.raises(FerJaxError, match="NaN"):
         convert(path, labels=labels, family="timm")
 
 
 def test_a_block_number_cannot_ask_for_a_huge_model(tmp_path):
-    arrays = tensors() | {"blocks.99999999.norm1.weight": np.zeros(WIDTH, np.float32)}
+    arrays = vit_tensors() | {"blocks.99999999.norm1.weight": np.zeros(WIDTH, np.float32)}
     with pytest.raises(FerJaxError, match="more than 256 blocks"):
-        convert(write(tmp_path, arrays))
+        convert(write_checkpoint(tmp_path, arrays))
 
 
 def test_what_the_file_cannot_say_is_asked_for(tmp_path):
-    path = write(tmp_path, tensors(norm="fc_norm", classes=8))
+    path = write_checkpoint(tmp_path, vit_tensors(norm="fc_norm", classes=8))
     with pytest.raises(UsageError, match=r"model.pth: width 32 and depth 2 .* pass --heads N"):
         convert(path, num_heads=None)
     with pytest.raises(UsageError, match="--heads 5 does not divide its width of 32"):
         convert(path, num_heads=5)
     with pytest.raises(FerJaxError, match=r"has 8 classes, rafdb has 7; .*affwild2_expr"):
         convert(path, labels=label_space("rafdb"))
-    both = tensors(norm="fc_norm") | {n: v for n, v in tensors().items() if "norm." in n}
+    both = vit_tensors(norm="fc_norm") | {n: v for n, v in vit_tensors().items() if "norm." in n}
     with pytest.raises(UsageError, match="holds both norm and fc_norm; pass --pool"):
-        convert(write(tmp_path, both))
+        convert(write_checkpoint(tmp_path, both))
     for pool, other in (("cls", "fc_norm"), ("avg", "norm")):
-        conversion = convert(write(tmp_path, both), pool=pool)
+        conversion = convert(write_checkpoint(tmp_path, both), pool=pool)
         assert conversion.config.pool == pool
         assert f"model.{other}.weight" in conversion.dropped
     with pytest.raises(UsageError, match="no head for the labels affwild2_expr"):
-        convert(write(tmp_path, tensors()), labels=label_space("affwild2_expr"))
+        convert(write_checkpoint(tmp_path, vit_tensors()), labels=label_space("affwild2_expr"))
     with pytest.raises(FerJaxError, match=r"missing: fc_norm.weight"):
-        convert(write(tmp_path, tensors()), pool="avg")
+        convert(write_checkpoint(tmp_path, vit_tensors()), pool="avg")
 
 
 def test_positions_are_interpolated(tmp_path):
-    arrays = tensors()
-    path = write(tmp_path, arrays)
+    arrays = vit_tensors()
+    path = write_checkpoint(tmp_path, arrays)
     for kernel in ("bicubic", "bicubic_dinov2"):
         conversion = convert(path, image_size=40, position_resize=kernel)
         assert conversion.config.image_size == 40
@@ -219,7 +174,7 @@ def test_positions_are_interpolated(tmp_path):
     with pytest.raises(FerJaxError, match="image_size=41 must be a multiple of patch_size=8"):
         convert(path, image_size=41)
     with pytest.raises(FerJaxError, match="9 rows, not one CLS row and a square grid"):
-        convert(write(tmp_path, arrays | {"pos_embed": arrays["pos_embed"][:, 1:]}))
+        convert(write_checkpoint(tmp_path, arrays | {"pos_embed": arrays["pos_embed"][:, 1:]}))
 
 
 def test_foreign_names_are_recognised_as_such(tmp_path):
@@ -251,7 +206,7 @@ def test_tables():
 
 
 def test_command_line(tmp_path, capsys):
-    path = write(tmp_path, tensors(decoder=True))
+    path = write_checkpoint(tmp_path, vit_tensors(decoder=True))
     out = tmp_path / "bundle"
     common = ["convert", str(path), str(out), "--normalize", "mae_face", "--heads", "4"]
     assert main([*common, "--license", "MIT"]) == 0
@@ -280,7 +235,7 @@ def test_command_line(tmp_path, capsys):
 
 
 def test_command_line_errors(tmp_path, capsys):
-    path = write(tmp_path, tensors(classes=8))
+    path = write_checkpoint(tmp_path, vit_tensors(classes=8))
     out = tmp_path / "bundle"
 
     def fails(code: int, said: str, *arguments: str) -> None:
@@ -309,7 +264,7 @@ def test_command_line_errors(tmp_path, capsys):
 
 
 def test_provenance_is_plain_json(tmp_path):
-    path = write(tmp_path, tensors(classes=8))
+    path = write_checkpoint(tmp_path, vit_tensors(classes=8))
     options = ReleaseOptions(normalize="imagenet", num_heads=4, labels="affwild2_expr")
     convert_file(path, tmp_path / "bundle", options)
     document = json.loads((tmp_path / "bundle" / "bundle.json").read_text())

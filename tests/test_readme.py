@@ -68,8 +68,15 @@ def line(folder):
     return codes
 
 
-def test_the_five_commands_run(line):
-    assert line == {"convert": 0, "prepare": 0, "train": 0, "evaluate": 0, "predict": 0}
+def test_the_six_commands_run(line):
+    assert line == {
+        "inspect": 0,
+        "convert": 0,
+        "prepare": 0,
+        "train": 0,
+        "evaluate": 0,
+        "predict": 0,
+    }
 
 
 def test_the_examples_run(line, folder, monkeypatch, capsys):

@@ -52,6 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--template", default="unknown", help="alignment of the faces that it was trained on")
     add("--license", default="not stated", metavar="TEXT", help="licence of the weights")
+    add("--dry-run", action="store_true", help="print the plan, with every key; write nothing")
     add("--overwrite", action="store_true", help="replace OUT if it exists")
     return parser
 
@@ -67,26 +68,27 @@ def main(argv: Sequence[str]) -> int:
     """
     options = _parser().parse_args(argv)
     begin = time.monotonic()
-    from fer_jax.convert.release import ReleaseOptions, convert_file
+    from fer_jax.convert.release import ReleaseOptions, convert_file, plan_file
 
-    report = convert_file(
-        options.source,
-        options.out,
-        ReleaseOptions(
-            normalize=options.normalize,
-            labels=options.labels,
-            family=options.family,
-            num_heads=options.heads,
-            norm_eps=options.eps,
-            image_size=options.image_size,
-            pool=options.pool,
-            position_resize=options.position_resize,
-            resize=options.resize,
-            template=options.template,
-            license=options.license,
-        ),
-        overwrite=options.overwrite,
+    release = ReleaseOptions(
+        normalize=options.normalize,
+        labels=options.labels,
+        family=options.family,
+        num_heads=options.heads,
+        norm_eps=options.eps,
+        image_size=options.image_size,
+        pool=options.pool,
+        position_resize=options.position_resize,
+        resize=options.resize,
+        template=options.template,
+        license=options.license,
     )
+    if options.dry_run:
+        for line in plan_file(options.source, release).lines(every_key=True):
+            print(line)
+        print(f"{options.out} was not written")
+        return 0
+    report = convert_file(options.source, options.out, release, overwrite=options.overwrite)
     for line in report.lines():
         print(line)
     print(f"wrote {options.out} in {time.monotonic() - begin:.1f} s")

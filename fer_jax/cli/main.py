@@ -11,6 +11,7 @@ from fer_jax.errors import FerJaxError, UsageError
 
 COMMANDS = {
     "convert": "a PyTorch checkpoint (.pth, .safetensors) -> a bundle",
+    "inspect": "what a checkpoint or a bundle holds",
     "prepare": "pictures and labels -> a data set that trains fast",
     "train": "fine-tune a bundle or a fresh model on a data set",
     "evaluate": "score a bundle on a data set",

@@ -8,10 +8,9 @@ from pathlib import Path
 from fer_jax import __version__
 from fer_jax.bundle import Bundle, View, save_bundle
 from fer_jax.convert.checkpoint import open_checkpoint
-from fer_jax.convert.vit import Conversion, Options, convert_vit
+from fer_jax.convert.vit import Options, Plan, convert_vit, plan_vit
 from fer_jax.errors import UsageError
-from fer_jax.labels import label_space
-from fer_jax.models.vit import parameter_count
+from fer_jax.labels import LabelSpace, label_space
 from fer_jax.ops.normalize import NORMALIZATIONS
 from fer_jax.ops.resize import KERNELS, POSITION_KERNELS
 
@@ -35,41 +34,55 @@ class ReleaseOptions:
 
 @dataclasses.dataclass(frozen=True)
 class Report:
-    """What was made of a file.
+    """What is made of a file, or would be.
 
     Attributes:
         source: the file.
-        bundle: the bundle.
-        conversion: how its model came about.
+        plan: where its tensors go.
+        labels: of the head, if there is one.
+        license: of the weights.
     """
 
     source: Path
-    bundle: Bundle
-    conversion: Conversion
+    plan: Plan
+    labels: LabelSpace | None
+    license: str
 
-    def lines(self) -> list[str]:
-        """The report, for people."""
-        config, params = self.bundle.models["main"]
-        used = len(self.conversion.sources)
+    def lines(self, *, every_key: bool = False) -> list[str]:
+        """The report, for people; with `every_key`, all that is left out and the bytes, too."""
+        plan, config = self.plan, self.plan.config
         lines = [
-            f"{self.source.name}: family {self.conversion.family}, {self.conversion.reason}",
+            f"{self.source.name}: family {plan.family}, {plan.reason}",
             f"ViT {config.width} wide, {config.depth} blocks, {config.num_heads} heads, "
             f"patch {config.patch_size}, {config.image_size} pixels, pool {config.pool}"
-            f"{', LayerScale' if config.layer_scale else ''}; {parameter_count(params):,} "
-            f"parameters from {used} tensors",
+            f"{', LayerScale' if config.layer_scale else ''}; {plan.parameters:,} "
+            f"parameters from {len(plan.sources)} tensors",
         ]
         lines += [
             f"positions: {transform}"
-            for name, (_, transform) in self.conversion.sources.items()
+            for name, (_, transform) in plan.sources.items()
             if name == "pos_embed" and transform != "copy"
         ]
-        for reason, keys in by_reason(self.conversion.dropped).items():
-            shown = ", ".join(keys[:3]) + (f", ... ({len(keys)} in all)" if len(keys) > 3 else "")
-            lines.append(f"left out: {shown}: {reason}")
-        labels = self.bundle.labels
+        if every_key:
+            lines += [f"left out: {key}: {reason}" for key, reason in plan.dropped.items()]
+            lines.append(
+                f"bytes: {self.source.stat().st_size:,} in the file, "
+                f"{4 * plan.parameters:,} of float32 in the bundle"
+            )
+        else:
+            lines += [
+                f"left out: {_some(keys)}: {reason}"
+                for reason, keys in by_reason(plan.dropped).items()
+            ]
+        labels = self.labels
         what = f"labels {labels.name}: {', '.join(labels.classes)}" if labels else "no labels"
-        lines.append(f"kind {self.bundle.kind}, {what}; licence: {self.bundle.license}")
+        kind = "classifier" if labels else "encoder"
+        lines.append(f"kind {kind}, {what}; licence: {self.license}")
         return lines
+
+
+def _some(keys: list[str]) -> str:
+    return ", ".join(keys[:3]) + (f", ... ({len(keys)} in all)" if len(keys) > 3 else "")
 
 
 def by_reason(dropped: dict[str, str]) -> dict[str, list[str]]:
@@ -78,6 +91,18 @@ def by_reason(dropped: dict[str, str]) -> dict[str, list[str]]:
     for key, reason in dropped.items():
         keys[reason].append(key)
     return dict(keys)
+
+
+def plan_file(source: str | os.PathLike[str], options: ReleaseOptions) -> Report:
+    """Says what `convert_file` would make of a file; reads no tensor and writes nothing.
+
+    Raises:
+        UsageError: something is missing on the command line.
+        FerJaxError: the file is no ViT checkpoint of a known family; see `plan_vit`.
+    """
+    labels = _check(options)
+    plan = plan_vit(open_checkpoint(source), _vit_options(options, labels))
+    return Report(Path(source), plan, labels, options.license)
 
 
 def convert_file(
@@ -103,21 +128,9 @@ def convert_file(
         FerJaxError: the file is no ViT checkpoint of a known family; see `convert_vit`.
     """
     source = Path(source)
-    _check(options)
-    labels = label_space(options.labels) if options.labels else None
+    labels = _check(options)
     checkpoint = open_checkpoint(source)
-    conversion = convert_vit(
-        checkpoint,
-        Options(
-            family=options.family,
-            labels=labels,
-            num_heads=options.num_heads,
-            norm_eps=options.norm_eps,
-            image_size=options.image_size,
-            pool=options.pool,
-            position_resize=options.position_resize,
-        ),
-    )
+    conversion = convert_vit(checkpoint, _vit_options(options, labels))
     mean, std = NORMALIZATIONS[options.normalize]
     view = View(
         template=options.template,
@@ -151,10 +164,23 @@ def convert_file(
         license=options.license,
     )
     save_bundle(bundle, out, overwrite=overwrite)
-    return Report(source, bundle, conversion)
+    return Report(source, conversion, labels, options.license)
 
 
-def _check(options: ReleaseOptions) -> None:
+def _vit_options(options: ReleaseOptions, labels: LabelSpace | None) -> Options:
+    return Options(
+        family=options.family,
+        labels=labels,
+        num_heads=options.num_heads,
+        norm_eps=options.norm_eps,
+        image_size=options.image_size,
+        pool=options.pool,
+        position_resize=options.position_resize,
+    )
+
+
+def _check(options: ReleaseOptions) -> LabelSpace | None:
+    """The label space that is asked for, if one is."""
     for flag, value, known in (
         ("--normalize", options.normalize, NORMALIZATIONS),
         ("--resize", options.resize, KERNELS),
@@ -166,3 +192,4 @@ def _check(options: ReleaseOptions) -> None:
         raise UsageError(f"--eps {options.norm_eps} must lie between 0 and 1")
     if options.image_size is not None and not 0 < options.image_size <= 4096:
         raise UsageError(f"--image-size {options.image_size} must lie between 1 and 4096")
+    return label_space(options.labels) if options.labels else None

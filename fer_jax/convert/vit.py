@@ -41,35 +41,53 @@ class Options:
 
 
 @dataclasses.dataclass(frozen=True)
-class Conversion:
-    """A converted model and how it came about.
+class Plan:
+    """What a file's tensors become; made from their names and shapes, before any is read.
 
     Attributes:
         config: the model.
-        params: float32, on the host.
         family: name of the family.
         reason: why it was taken.
+        grid: patches along a side, in the file.
+        names: target name -> the tensor's name in `Checkpoint.tensors`.
         sources: target name -> (key in the file, transform).
         dropped: key in the file -> why it is left out.
     """
 
     config: ViTConfig
-    params: Params
     family: str
     reason: str
+    grid: int
+    names: dict[str, str]
     sources: dict[str, tuple[str, str]]
     dropped: dict[str, str]
 
+    @property
+    def parameters(self) -> int:
+        """Numbers in the model."""
+        return sum(math.prod(target.torch_shape) for target in targets(self.config).values())
 
-def convert_vit(checkpoint: Checkpoint, options: Options) -> Conversion:
-    """Converts a ViT of a known family.
+
+@dataclasses.dataclass(frozen=True)
+class Conversion(Plan):
+    """A plan that was carried out.
+
+    Attributes:
+        params: float32, on the host.
+    """
+
+    params: Params
+
+
+def plan_vit(checkpoint: Checkpoint, options: Options) -> Plan:
+    """Says where each tensor of a file goes, and reads none.
 
     Args:
         checkpoint: an open file.
         options: what the file does not say.
 
     Returns:
-        The model, with every key of the file used or dropped for a reason.
+        The plan, with every key of the file used or dropped for a reason.
 
     Raises:
         UsageError: something must be said on the command line: heads, pool.
@@ -77,53 +95,70 @@ def convert_vit(checkpoint: Checkpoint, options: Options) -> Conversion:
             that lists all of them.
     """
     path = checkpoint.path
-    family, reason = _family(checkpoint, options.family)
+    family, reason = family_of(checkpoint, options.family)
     sorted_keys = sort_keys(family, checkpoint.tensors)
     dropped = dict(sorted_keys.dropped)
-    used = {target: key for target, (key, _) in sorted_keys.used.items()}
+    names = {target: key for target, (key, _) in sorted_keys.used.items()}
     left_out = {"head": "no labels were given for it, so an encoder is made"}
     if options.labels is not None:
         left_out = {}
-        _check_head(checkpoint, used, options.labels)
-    if {"norm.weight", "fc_norm.weight"} <= used.keys() and options.pool:
+        _check_head(checkpoint, names, options.labels)
+    if {"norm.weight", "fc_norm.weight"} <= names.keys() and options.pool:
         other = "fc_norm" if options.pool == "cls" else "norm"
         left_out[other] = f"it is not in use with --pool {options.pool}"
-    for target in list(used):
+    for target in list(names):
         if target.split(".")[0] in left_out:
-            dropped[used.pop(target)] = left_out[target.split(".")[0]]
-    shapes = {target: tuple(checkpoint.tensors[key].shape) for target, key in used.items()}
+            dropped[names.pop(target)] = left_out[target.split(".")[0]]
+    shapes = {target: tuple(checkpoint.tensors[key].shape) for target, key in names.items()}
     try:
-        source_config = _infer(family, shapes, options)
+        in_file = _infer(family, shapes, options)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
     except FerJaxError as error:
         raise _misfit(checkpoint, family, [str(error)], sorted_keys) from error
-    faults = _faults(checkpoint, source_config, used, shapes)
+    faults = _faults(checkpoint, in_file, names, shapes)
     if faults or sorted_keys.unknown:
         raise _misfit(checkpoint, family, faults, sorted_keys)
-    config = dataclasses.replace(
-        source_config, image_size=options.image_size or source_config.image_size
-    )
-    tensors = {target: _float32(checkpoint, key) for target, key in used.items()}
+    config = dataclasses.replace(in_file, image_size=options.image_size or in_file.image_size)
     sources = {
         target: (checkpoint.source_keys[key], sorted_keys.used[target][1].transform)
-        for target, key in used.items()
+        for target, key in names.items()
     }
     for target, (key, transform) in sources.items():
         if transform == "positions":
-            if config.grid == source_config.grid:
-                sources[target] = (key, "copy")
-                continue
-            grid = (config.grid, config.grid)
-            kernel = options.position_resize
-            tensors[target] = resize_position_embedding(tensors[target], grid, kernel)
-            sources[target] = (key, f"{kernel} {source_config.grid} -> {config.grid}")
+            moved = f"{options.position_resize} {in_file.grid} -> {config.grid}"
+            sources[target] = (key, "copy" if config.grid == in_file.grid else moved)
     dropped = {checkpoint.source_keys[key]: why for key, why in dropped.items()}
-    params = from_torch_layout(tensors, config)
-    return Conversion(config, params, family.name, reason, sources, dropped | checkpoint.beside)
+    return Plan(
+        config=config,
+        family=family.name,
+        reason=reason,
+        grid=in_file.grid,
+        names=names,
+        sources=sources,
+        dropped=dropped | checkpoint.beside,
+    )
 
 
-def _family(checkpoint: Checkpoint, name: str) -> tuple[Family, str]:
+def convert_vit(checkpoint: Checkpoint, options: Options) -> Conversion:
+    """Converts a ViT of a known family; `plan_vit`, carried out.
+
+    Raises:
+        UsageError: as `plan_vit`.
+        FerJaxError: as `plan_vit`, or a tensor holds NaN or infinity.
+    """
+    plan = plan_vit(checkpoint, options)
+    tensors = {target: _float32(checkpoint, name) for target, name in plan.names.items()}
+    if plan.grid != plan.config.grid:
+        grid = (plan.config.grid, plan.config.grid)
+        tensors["pos_embed"] = resize_position_embedding(
+            tensors["pos_embed"], grid, options.position_resize
+        )
+    return Conversion(**vars(plan), params=from_torch_layout(tensors, plan.config))
+
+
+def family_of(checkpoint: Checkpoint, name: str) -> tuple[Family, str]:
+    """The family of a file, and why it is taken; `auto` goes by the keys."""
     if name != "auto":
         if name not in FAMILIES:
             raise UsageError(f"no family {name!r}; one of auto, {', '.join(FAMILIES)}")
@@ -187,14 +222,19 @@ def _shape(shapes: Mapping[str, tuple[int, ...]], name: str, rank: int) -> tuple
     return shapes[name]
 
 
+def registered_size(width: int, depth: int) -> str | None:
+    """The name of the size in `models.vit.SIZES`, if it is one."""
+    return next((name for name, size in SIZES.items() if size[:2] == (width, depth)), None)
+
+
 def _heads(asked: int | None, width: int, depth: int) -> int:
     if asked is not None:
         if asked < 1 or width % asked:
             raise UsageError(f"--heads {asked} does not divide its width of {width}")
         return asked
-    for size_width, size_depth, heads, _ in SIZES.values():
-        if (width, depth) == (size_width, size_depth):
-            return heads
+    size = registered_size(width, depth)
+    if size is not None:
+        return SIZES[size][2]
     raise UsageError(
         f"width {width} and depth {depth} are no registered size, and weights do not say how many "
         "attention heads there are; pass --heads N"

@@ -1,0 +1,208 @@
+"""Says what a checkpoint or a bundle holds, without running or converting anything."""
+
+import hashlib
+import math
+import os
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_jax.bundle import FILES, PARAMS_FILE, read_document
+from fer_jax.convert.checkpoint import Checkpoint, open_checkpoint
+from fer_jax.convert.families import sort_keys
+from fer_jax.convert.pth import TensorRef
+from fer_jax.convert.vit import Options, family_of, plan_vit, registered_size
+from fer_jax.errors import FerJaxError
+from fer_jax.labels import LABEL_SPACES
+from fer_jax.models.vit import SIZES, ViTConfig
+from fer_jax.safetensors_file import read_safetensors
+
+Tensors = Mapping[str, TensorRef | np.ndarray]
+
+
+def inspect_path(path: str | os.PathLike[str]) -> dict[str, Any]:
+    """Looks into a `.pth` or `.safetensors` file, or a bundle; no values are read but to hash them.
+
+    Args:
+        path: the file, or the bundle's folder.
+
+    Returns:
+        Plain values, as JSON holds them. `what` is `checkpoint` or `bundle`. Both have `path`,
+        `bytes`, `sha256`, `tensors` (how many), `parameters` (numbers in them), `dtypes` and
+        `parts` (each with `tensors` and `parameters`), and `models` (size, or none). A checkpoint
+        adds `format`, `family`, `reason`, `head_classes`, `fitting_labels`, `left_out`, `beside`
+        and `problem` (why it cannot be converted, or none); a bundle `kind`, `labels`, `views`,
+        `scores`, `license` and `provenance`, and its `sha256` has a value for each file.
+
+    Raises:
+        FerJaxError: neither of them, truncated or damaged.
+    """
+    path = Path(path)
+    return _bundle(path) if path.is_dir() else _checkpoint(path)
+
+
+def _checkpoint(path: Path) -> dict[str, Any]:
+    checkpoint = open_checkpoint(path)
+    found: dict[str, Any] = {
+        "what": "checkpoint",
+        "path": str(path),
+        "format": checkpoint.format,
+        "bytes": path.stat().st_size,
+        "sha256": checkpoint.sha256(),
+        **_contents(checkpoint.tensors, "."),
+        "beside": checkpoint.beside,
+    }
+    return found | _as_vit(checkpoint)
+
+
+def _as_vit(checkpoint: Checkpoint) -> dict[str, Any]:
+    found: dict[str, Any] = dict.fromkeys(("family", "reason", "models", "problem"))
+    found |= {"head_classes": None, "fitting_labels": [], "left_out": {}}
+    try:
+        family, found["reason"] = family_of(checkpoint, "auto")
+        found["family"] = family.name
+        names = {
+            target: key for target, (key, _) in sort_keys(family, checkpoint.tensors).used.items()
+        }
+        both_norms = {"norm.weight", "fc_norm.weight"} <= names.keys()
+        # Heads and, between two norms, the pooling are not in the file: any value lets it be read.
+        plan = plan_vit(checkpoint, Options(num_heads=1, pool="cls" if both_norms else None))
+    except FerJaxError as error:
+        return found | {"problem": str(error)}
+    model = _model(plan.config)
+    size = registered_size(plan.config.width, plan.config.depth)
+    model["num_heads"] = SIZES[size][2] if size else None
+    if both_norms:
+        model["pool"] = None
+    if "head.weight" in names:
+        classes = checkpoint.tensors[names["head.weight"]].shape[0]
+        fitting = [name for name, space in LABEL_SPACES.items() if len(space) == classes]
+        found |= {"head_classes": classes, "fitting_labels": fitting}
+    choices = ("head.", "norm.", "fc_norm.") if both_norms else ("head.",)
+    chosen = {checkpoint.source_keys[k] for t, k in names.items() if t.startswith(choices)}
+    left_out = {
+        key: why
+        for key, why in plan.dropped.items()
+        if key not in chosen and key not in checkpoint.beside
+    }
+    return found | {"models": {"main": model}, "left_out": left_out}
+
+
+def _bundle(path: Path) -> dict[str, Any]:
+    configs, fields, _ = read_document(path)
+    labels = fields["labels"]
+    return {
+        "what": "bundle",
+        "path": str(path),
+        "kind": fields["kind"],
+        "bytes": sum((path / name).stat().st_size for name in FILES),
+        "sha256": {name: _sha256(path / name) for name in FILES},
+        **_contents(read_safetensors(path / PARAMS_FILE), "/"),
+        "models": {name: _model(config) for name, config in configs.items()},
+        "labels": {"name": labels.name, "classes": list(labels.classes)} if labels else None,
+        "views": {name: vars(view) for name, view in fields["views"].items()},
+        "scores": fields["scores"],
+        "license": fields["license"],
+        "provenance": fields["provenance"],
+    }
+
+
+def _model(config: ViTConfig) -> dict[str, Any]:
+    fields = ("image_size", "patch_size", "width", "depth", "num_heads", "pool", "layer_scale")
+    size = registered_size(config.width, config.depth)
+    return {"size": size, **{name: getattr(config, name) for name in fields}}
+
+
+def _contents(tensors: Tensors, separator: str) -> dict[str, Any]:
+    parts: dict[str, dict[str, int]] = {}
+    for name, tensor in tensors.items():
+        part = parts.setdefault(name.split(separator)[0], {"tensors": 0, "parameters": 0})
+        part["tensors"] += 1
+        part["parameters"] += math.prod(tensor.shape)
+    return {
+        "tensors": len(tensors),
+        "parameters": sum(part["parameters"] for part in parts.values()),
+        "dtypes": dict(Counter(str(tensor.dtype) for tensor in tensors.values())),
+        "parts": parts,
+    }
+
+
+def _sha256(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def describe(found: Mapping[str, Any]) -> list[str]:
+    """What `inspect_path` found, as lines for people: a name and a value each."""
+    rows: list[tuple[str, str]] = [("file", found["path"])]
+    if found["what"] == "bundle":
+        rows.append(("kind", f"bundle, {found['kind']}"))
+    else:
+        rows.append(("kind", f"checkpoint, {found['format']}"))
+        family = found["family"] or "none that is known"
+        rows.append(("family", f"{family}: {found['reason']}" if found["reason"] else family))
+    for name, model in (found["models"] or {}).items():
+        rows.append(("model" if name == "main" else name, _model_line(model)))
+    dtypes = ", ".join(f"{count} {dtype}" for dtype, count in found["dtypes"].items())
+    rows.append(
+        ("holds", f"{found['parameters']:,} numbers in {found['tensors']} tensors: {dtypes}")
+    )
+    rows += [
+        ("", f"{part}: {counts['parameters']:,} in {counts['tensors']}")
+        for part, counts in found["parts"].items()
+    ]
+    rows += _bundle_rows(found) if found["what"] == "bundle" else _checkpoint_rows(found)
+    rows.append(("bytes", f"{found['bytes']:,}"))
+    hashes = found["sha256"]
+    if isinstance(hashes, str):
+        rows.append(("sha256", hashes))
+    else:
+        rows += [("sha256", f"{value}  {name}") for name, value in hashes.items()]
+    return [f"{name:9} {value}" for name, value in rows]
+
+
+def _model_line(model: Mapping[str, Any]) -> str:
+    size = f"ViT-{model['size']}" if model["size"] else "ViT of no registered size"
+    heads = f"{model['num_heads']} heads" if model["num_heads"] else "heads not known (--heads)"
+    pool = f"pool {model['pool']}" if model["pool"] else "pool not known (--pool)"
+    return (
+        f"{size}: width {model['width']}, {model['depth']} blocks, {heads}, patch "
+        f"{model['patch_size']}, {model['image_size']} pixels, {pool}"
+        f"{', LayerScale' if model['layer_scale'] else ''}"
+    )
+
+
+def _checkpoint_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    rows = []
+    if found["head_classes"]:
+        fitting = ", ".join(found["fitting_labels"]) or "no label space that is known"
+        rows.append(("head", f"{found['head_classes']} classes; would fit {fitting}"))
+    elif found["models"]:
+        rows.append(("head", "none"))
+    rows += [("beside", f"{name}: {what}") for name, what in found["beside"].items()]
+    reasons = Counter(found["left_out"].values())
+    rows += [("left out", f"{count} tensors: {why}") for why, count in reasons.items()]
+    if found["problem"]:
+        first, *others = found["problem"].split("\n")
+        rows += [("problem", first), *(("", line) for line in others)]
+    return rows
+
+
+def _bundle_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
+    labels = found["labels"]
+    rows = [("labels", f"{labels['name']}: {', '.join(labels['classes'])}" if labels else "none")]
+    rows += [
+        (
+            "view",
+            f"{name}: {view['view']} of faces aligned to {view['template']}, "
+            f"{view['image_size']} pixels, {view['resize']}",
+        )
+        for name, view in found["views"].items()
+    ]
+    rows += [("score", f"{name} {value:.4f}") for name, value in found["scores"].items()]
+    rows.append(("made by", str(found["provenance"].get("made_by", "not stated"))))
+    rows.append(("licence", found["license"]))
+    return rows
