@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Shaped, UInt8
 
@@ -26,7 +25,7 @@ from fer_jax.bundle_schema import Bundle, View, from_json, to_json
 from fer_jax.errors import FerJaxError
 from fer_jax.labels import LabelSpace
 from fer_jax.models import vit
-from fer_jax.models.torch_layout import from_torch_layout, targets, to_torch_layout
+from fer_jax.models.torch_layout import from_torch_layout, layout, to_torch_layout
 from fer_jax.models.vit import Params, ViTConfig
 from fer_jax.ops.normalize import normalize
 from fer_jax.ops.resize import resize
@@ -201,9 +200,9 @@ def _layout(
     models: Mapping[str, tuple[ViTConfig, Params]],
 ) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     return {
-        f"{key}/{name}": (target.torch_shape, jnp.dtype(config.param_dtype))
+        f"{key}/{name}": entry
         for key, (config, _) in models.items()
-        for name, target in targets(config).items()
+        for name, entry in layout(config).items()
     }
 
 

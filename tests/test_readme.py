@@ -62,21 +62,16 @@ def line(folder):
     """Runs every command once, in order."""
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        codes = {}
+        codes = []
         for _, name, *arguments in commands():
-            codes[name] = main([name, *arguments, *ADDED.get(name, [])])
+            added = [] if arguments[0] == "run/bundle" else ADDED.get(name, [])
+            codes.append((name, main([name, *arguments, *added])))
     return codes
 
 
-def test_the_six_commands_run(line):
-    assert line == {
-        "inspect": 0,
-        "convert": 0,
-        "prepare": 0,
-        "train": 0,
-        "evaluate": 0,
-        "predict": 0,
-    }
+def test_every_command_runs(line):
+    names = ["inspect", "convert", "prepare", "train", "evaluate", "predict", "convert"]
+    assert line == [(name, 0) for name in names]
 
 
 def test_the_examples_run(line, folder, monkeypatch, capsys):

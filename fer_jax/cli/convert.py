@@ -1,14 +1,21 @@
-"""`fer-jax convert`: a PyTorch checkpoint becomes a bundle; PyTorch is not needed."""
+"""`fer-jax convert`: a PyTorch checkpoint becomes a bundle, or a bundle a PyTorch checkpoint.
+
+PyTorch is not needed for either.
+"""
 
 import argparse
+import os
 import time
 from collections.abc import Sequence
+
+from fer_jax.errors import UsageError
 
 _EXAMPLES = """\
 examples:
   fer-jax convert mae_face_pretrain_vit_base.pth backbone --normalize mae_face
   fer-jax convert checkpoint-best.pth model --normalize imagenet --labels affwild2_expr
   fer-jax convert dinov2_vits14.safetensors backbone --normalize imagenet --image-size 224
+  fer-jax convert backbone back.pth --family timm
 """
 
 
@@ -16,17 +23,17 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fer-jax convert",
         description="Turns a PyTorch ViT checkpoint (MAE, MAE-Face, timm, DINOv2; .pth or "
-        ".safetensors) into a bundle. Nothing in the file is run. What a file cannot say is asked "
-        "for: the normalisation always, the labels if its head is to be kept.",
+        ".safetensors) into a bundle, or a bundle back into one. Nothing in the file is run. What "
+        "a file cannot say is asked for: the normalisation always, the labels if its head is to "
+        "be kept.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("source", metavar="SRC", help="the checkpoint")
-    add("out", metavar="OUT", help="folder to make")
+    add("source", metavar="SRC", help="the checkpoint, or a bundle")
+    add("out", metavar="OUT", help="folder to make; from a bundle, a .pth or .safetensors file")
     add(
         "--normalize",
-        required=True,
         choices=("imagenet", "mae_face"),
         help="mean and std of the images that the model was trained on",
     )
@@ -66,8 +73,35 @@ def main(argv: Sequence[str]) -> int:
     Returns:
         The exit code.
     """
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options = parser.parse_args(argv)
     begin = time.monotonic()
+    if os.path.isfile(os.path.join(options.source, "bundle.json")):
+        lines = _export(parser, options)
+    else:
+        lines = _import(options)
+    print("\n".join(lines))
+    done = "would be written" if options.dry_run else f"written in {time.monotonic() - begin:.1f} s"
+    print(f"{options.out}: {done}")
+    return 0
+
+
+def _export(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[str]:
+    meant = ("source", "out", "family", "overwrite")
+    for name, value in vars(options).items():
+        if name not in meant and value != parser.get_default(name):
+            flag = name.replace("_", "-")
+            raise UsageError(f"--{flag} is for a checkpoint, {options.source} is a bundle")
+    from fer_jax.convert.export import export_file
+
+    return export_file(
+        options.source, options.out, family=options.family, overwrite=options.overwrite
+    )
+
+
+def _import(options: argparse.Namespace) -> list[str]:
+    if options.normalize is None:
+        raise UsageError("--normalize is missing: imagenet or mae_face, as the model was trained")
     from fer_jax.convert.release import ReleaseOptions, convert_file, plan_file
 
     release = ReleaseOptions(
@@ -84,12 +118,5 @@ def main(argv: Sequence[str]) -> int:
         license=options.license,
     )
     if options.dry_run:
-        for line in plan_file(options.source, release).lines(every_key=True):
-            print(line)
-        print(f"{options.out} was not written")
-        return 0
-    report = convert_file(options.source, options.out, release, overwrite=options.overwrite)
-    for line in report.lines():
-        print(line)
-    print(f"wrote {options.out} in {time.monotonic() - begin:.1f} s")
-    return 0
+        return plan_file(options.source, release).lines(every_key=True)
+    return convert_file(options.source, options.out, release, overwrite=options.overwrite).lines()

@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
@@ -108,6 +109,12 @@ def targets(config: ViTConfig) -> dict[str, Target]:
     missing = leaves.keys() - {target.path for target in found.values()}
     assert not missing, f"no rule for {sorted(missing)}"
     return found
+
+
+def layout(config: ViTConfig) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+    """Shape in PyTorch's layout and dtype of every tensor of a model, by its PyTorch name."""
+    dtype = jnp.dtype(config.param_dtype)
+    return {name: (target.torch_shape, dtype) for name, target in targets(config).items()}
 
 
 def from_torch_layout(tensors: Mapping[str, np.ndarray], config: ViTConfig) -> Params:
