@@ -1,5 +1,6 @@
 """The way back: bundles to files that PyTorch reads, bit for bit."""
 
+import dataclasses
 import subprocess
 import sys
 import zipfile
@@ -9,9 +10,9 @@ import numpy as np
 import pytest
 from pth_files import vit_tensors, write_checkpoint
 from safetensors.numpy import load_file
-from tiny_bundles import write_tiny_bundle
+from tiny_bundles import tiny_bundle, write_tiny_bundle
 
-from fer_jax.bundle import load_bundle
+from fer_jax.bundle import load_bundle, save_bundle
 from fer_jax.cli.main import main
 from fer_jax.convert.checkpoint import open_checkpoint
 from fer_jax.convert.pth_writer import write_pth
@@ -152,6 +153,41 @@ def test_mistakes_are_one_line_and_write_nothing(
     assert "\n" not in error
     assert sorted(tmp_path.iterdir()) == before
     assert (tmp_path / "there.pth").read_text() == "mine"
+
+
+def test_the_family_is_that_of_the_source(tmp_path):
+    torch = pytest.importorskip("torch")
+    for number, provenance in enumerate(
+        [{"family": "timm"}, {"backbone": {"family": "timm"}}, {"family": "mae"}, {"family": []}]
+    ):
+        bundle = dataclasses.replace(tiny_bundle("expw"), provenance=provenance)
+        save_bundle(bundle, tmp_path / f"{number}")
+        out = tmp_path / f"{number}.pth"
+        assert main(["convert", str(tmp_path / f"{number}"), str(out)]) == 0
+        assert ("model" in torch.load(out, weights_only=True)) == (number > 1)
+
+
+def test_overwriting(tmp_path, capsys):
+    bundle, out = write_tiny_bundle(tmp_path / "bundle"), tmp_path / "back.pth"
+    out.write_text("old")
+    assert main(["convert", str(bundle), str(out), "--overwrite"]) == 0
+    assert len(open_checkpoint(out).tensors) > 20
+    (tmp_path / "folder.pth").mkdir()
+    assert main(["convert", str(bundle), str(tmp_path / "folder.pth"), "--overwrite"]) == 2
+    assert "folder.pth: is a folder; name a file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [("bundel", "bundel"), (".", "perhaps bundle is meant")],
+)
+def test_a_wrong_path_to_a_bundle_is_said_first(tmp_path, monkeypatch, capsys, source, message):
+    write_tiny_bundle(tmp_path / "bundle")
+    monkeypatch.chdir(tmp_path)
+    assert main(["convert", source, "back.pth"]) == 1
+    error = capsys.readouterr().err
+    assert message in error
+    assert "--normalize" not in error
 
 
 def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch, capsys):

@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import safetensors.numpy
 from pth_files import state_dict, vit_tensors, write_checkpoint, write_pth
 from tiny_bundles import write_tiny_bundle
 
@@ -92,6 +93,44 @@ def test_a_bundle_is_described_as_it_loads(tmp_path, capsys):
     assert json.loads(capsys.readouterr().out) == json.loads(json.dumps(found))
 
 
+@pytest.mark.parametrize(
+    "shapes",
+    [{"head.weight": (8, 99)}, {"head.weight": ()}, {"head.bias": (7,)}, {"head.weight": (0, 32)}],
+)
+def test_a_head_that_does_not_fit_is_a_problem(tmp_path, shapes, capsys):
+    arrays = vit_tensors(classes=8)
+    arrays |= {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    path = write_checkpoint(tmp_path, arrays)
+    assert "its head is no layer on 32 values" in inspect_path(path)["problem"]
+    assert main(["inspect", str(path)]) == 0
+    assert "problem   " in capsys.readouterr().out
+
+
+def test_files_that_share_a_name_or_two_are_no_vit(tmp_path):
+    zeros = np.zeros((4, 4), np.float32)
+    for name, arrays in {
+        "llama": {"norm.weight": zeros, "layers.0.self_attn.q_proj.weight": zeros},
+        "beit": vit_tensors() | {"blocks.0.attn.relative_position_bias_table": zeros},
+    }.items():
+        found = inspect_path(write_checkpoint(tmp_path, arrays, f"{name}.pth"))
+        assert found["family"] is None
+        assert ("Swin, BEiT" if name == "beit" else "no known family") in found["problem"]
+
+
+def test_a_bundle_whose_files_do_not_belong_together(tmp_path, capsys):
+    path = write_tiny_bundle(tmp_path / "bundle")
+    assert inspect_path(path)["problem"] is None
+    other = write_tiny_bundle(tmp_path / "other", "rafdb")
+    tensors = safetensors.numpy.load_file(other / "params.safetensors")
+    del tensors["main/head.bias"]
+    safetensors.numpy.save_file(tensors, path / "params.safetensors")
+    assert main(["inspect", str(path)]) == 0
+    printed = capsys.readouterr().out
+    assert "does not fit bundle.json: main/head.bias (1 in all)" in printed
+    assert "view      main: main of faces aligned to as_is, 32 pixels" in printed
+    assert "labels    expw: Anger, Disgust" in printed
+
+
 def test_errors_are_one_line(tmp_path, capsys):
     (tmp_path / "empty.pth").touch()
     for path in (tmp_path, tmp_path / "empty.pth", tmp_path / "none.pth"):
@@ -114,7 +153,11 @@ def test_a_dry_run_prints_every_key_and_writes_nothing(tmp_path, capsys):
     assert "positions: bicubic 3 -> 5" in printed
     kept = sum(v.size for k, v in arrays.items() if k not in gone) + (25 - 9) * 32
     assert f"{path.stat().st_size:,} in the file, {4 * kept:,} of float32" in printed
+    assert "bundle: would be written" in printed
     assert main([*arguments, "--image-size", "40"]) == 0
+    capsys.readouterr()
+    assert main([*arguments, "--dry-run"]) == 0
+    assert "bundle: exists already and would be refused" in capsys.readouterr().out
     _, params = load_bundle(out).models["main"]
     leaves = []
     for branch in params.values():

@@ -129,6 +129,12 @@ def test_no_head_gives_no_logits(params, images):
     assert features["pooled"].shape == (4, 32)
 
 
+def test_no_image_gives_no_logits(params, images):
+    logits, features = vit.apply(vit.build(TINY), params, images[:0])
+    assert logits.shape == (0, TINY.num_classes)
+    assert features["pooled"].shape == (0, TINY.width)
+
+
 def test_drop_path_acts_only_when_training_and_keeps_the_mean(params):
     config = dataclasses.replace(TINY, depth=2, drop_path=0.5, num_classes=0)
     params = random_params(config)

@@ -59,7 +59,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--template", default="unknown", help="alignment of the faces that it was trained on")
     add("--license", default="not stated", metavar="TEXT", help="licence of the weights")
-    add("--dry-run", action="store_true", help="print the plan, with every key; write nothing")
+    add(
+        "--dry-run",
+        action="store_true",
+        help="print what would be made and each key left out; write nothing",
+    )
     add("--overwrite", action="store_true", help="replace OUT if it exists")
     return parser
 
@@ -76,12 +80,16 @@ def main(argv: Sequence[str]) -> int:
     parser = _parser()
     options = parser.parse_args(argv)
     begin = time.monotonic()
-    if os.path.isfile(os.path.join(options.source, "bundle.json")):
+    bundle = os.path.isfile(os.path.join(options.source, "bundle.json"))
+    if bundle or (os.path.isdir(options.source) and options.normalize is None):
         lines = _export(parser, options)
     else:
         lines = _import(options)
     print("\n".join(lines))
-    done = "would be written" if options.dry_run else f"written in {time.monotonic() - begin:.1f} s"
+    done = f"written in {time.monotonic() - begin:.1f} s"
+    if options.dry_run:
+        taken = os.path.lexists(options.out) and not options.overwrite
+        done = "exists already and would be refused" if taken else "would be written"
     print(f"{options.out}: {done}")
     return 0
 
@@ -100,6 +108,7 @@ def _export(parser: argparse.ArgumentParser, options: argparse.Namespace) -> lis
 
 
 def _import(options: argparse.Namespace) -> list[str]:
+    os.stat(options.source)  # a wrong path is said before anything is asked for
     if options.normalize is None:
         raise UsageError("--normalize is missing: imagenet or mae_face, as the model was trained")
     from fer_jax.convert.release import ReleaseOptions, convert_file, plan_file

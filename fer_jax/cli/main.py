@@ -10,13 +10,13 @@ from fer_jax import __version__
 from fer_jax.errors import FerJaxError, UsageError
 
 COMMANDS = {
-    "convert": "a PyTorch checkpoint (.pth, .safetensors) -> a bundle",
+    "convert": "a PyTorch checkpoint (.pth, .safetensors) -> a bundle, and back",
     "inspect": "what a checkpoint or a bundle holds",
     "prepare": "pictures and labels -> a data set that trains fast",
     "train": "fine-tune a bundle or a fresh model on a data set",
     "evaluate": "score a bundle on a data set",
     "predict": "name the expression in pictures",
-    "demo": "all of the above on drawn faces, in minutes",
+    "demo": "from drawn faces to predictions, in minutes",
 }
 
 

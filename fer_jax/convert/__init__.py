@@ -1,1 +1,1 @@
-"""Foreign checkpoints in: torch-free readers, name tables, completeness checks."""
+"""Foreign checkpoints in and out, without torch: readers, name tables, completeness checks."""

@@ -42,6 +42,8 @@ def export_file(
     source, out = Path(source), Path(out)
     if out.suffix not in SUFFIXES:
         raise UsageError(f"{out}: must end in {' or '.join(SUFFIXES)}")
+    if out.is_dir():
+        raise UsageError(f"{out}: is a folder; name a file")
     if out.exists() and not overwrite:
         raise FerJaxError(f"{out}: exists already; pass --overwrite, or name another file")
     if family not in ("auto", *WRAPPERS):
@@ -73,7 +75,8 @@ def export_file(
 
 def _family(bundle: Bundle) -> str:
     config, _ = bundle.models["main"]
-    known = bundle.provenance.get("family")
-    if known in WRAPPERS:
-        return known
-    return "timm" if config.layer_scale else "mae"
+    origin = bundle.provenance
+    while isinstance(origin.get("backbone"), dict):  # trained: what it began from
+        origin = origin["backbone"]
+    family = str(origin.get("family"))
+    return family if family in WRAPPERS else "timm" if config.layer_scale else "mae"

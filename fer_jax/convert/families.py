@@ -169,10 +169,10 @@ def recognise(keys: Iterable[str]) -> tuple[Family, str]:
     # The family that knows most keys; between equals, one whose mark is seen, then the first.
     marks = {name: _mark(family, keys) for name, family in FAMILIES.items()}
     best = min(FAMILIES, key=lambda name: (len(sorted_keys[name].unknown), marks[name] is None))
-    if sorted_keys[best].used:
-        return FAMILIES[best], marks[best] or "its keys are the plain ViT names that many share"
     for pattern, what in FOREIGN:
-        if any(re.fullmatch(pattern, key) for key in keys):
+        if any(re.fullmatch(pattern, key) for key in sorted_keys[best].unknown):
             raise FerJaxError(f"it looks like {what}; known families: {', '.join(FAMILIES)}")
+    if any(target.startswith("blocks.") for target in sorted_keys[best].used):
+        return FAMILIES[best], marks[best] or "its keys are the plain ViT names that many share"
     shown = ", ".join(keys[:5])
     raise FerJaxError(f"its keys ({shown}, ...) are of no known family: {', '.join(FAMILIES)}")

@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 
-from fer_jax.bundle import FILES, PARAMS_FILE, read_document
+from fer_jax.bundle import DOCUMENT_FILE, FILES, PARAMS_FILE, read_document
 from fer_jax.convert.checkpoint import Checkpoint, open_checkpoint
 from fer_jax.convert.families import sort_keys
 from fer_jax.convert.pth import TensorRef
 from fer_jax.convert.vit import Options, family_of, plan_vit, registered_size
 from fer_jax.errors import FerJaxError
 from fer_jax.labels import LABEL_SPACES
+from fer_jax.models.torch_layout import layout
 from fer_jax.models.vit import SIZES, ViTConfig
 from fer_jax.safetensors_file import read_safetensors
 
@@ -32,10 +33,10 @@ def inspect_path(path: str | os.PathLike[str]) -> dict[str, Any]:
     Returns:
         Plain values, as JSON holds them. `what` is `checkpoint` or `bundle`. Both have `path`,
         `bytes`, `sha256`, `tensors` (how many), `parameters` (numbers in them), `dtypes` and
-        `parts` (each with `tensors` and `parameters`), and `models` (size, or none). A checkpoint
-        adds `format`, `family`, `reason`, `head_classes`, `fitting_labels`, `left_out`, `beside`
-        and `problem` (why it cannot be converted, or none); a bundle `kind`, `labels`, `views`,
-        `scores`, `license` and `provenance`, and its `sha256` has a value for each file.
+        `parts` (each with `tensors` and `parameters`), and `models` (sizes, or none). A checkpoint
+        adds `format`, `family`, `reason`, `head_classes`, `fitting_labels`, `left_out` and
+        `beside`; a bundle `kind`, `labels`, `views`, `scores`, `license` and `provenance`, and its
+        `sha256` has a value for each file. `problem` says why it cannot be used, or is none.
 
     Raises:
         FerJaxError: neither of them, truncated or damaged.
@@ -78,7 +79,12 @@ def _as_vit(checkpoint: Checkpoint) -> dict[str, Any]:
     if both_norms:
         model["pool"] = None
     if "head.weight" in names:
-        classes = checkpoint.tensors[names["head.weight"]].shape[0]
+        head = {t: checkpoint.tensors[k] for t, k in names.items() if t.startswith("head.")}
+        shape = tuple(head["head.weight"].shape)
+        classes = shape[0] if shape else 0
+        good = {"head.weight": (classes, plan.config.width), "head.bias": (classes,)}
+        if {target: tuple(tensor.shape) for target, tensor in head.items()} != good or not classes:
+            found["problem"] = f"{checkpoint.path}: its head is no layer on {model['width']} values"
         fitting = [name for name, space in LABEL_SPACES.items() if len(space) == classes]
         found |= {"head_classes": classes, "fitting_labels": fitting}
     choices = ("head.", "norm.", "fc_norm.") if both_norms else ("head.",)
@@ -94,20 +100,34 @@ def _as_vit(checkpoint: Checkpoint) -> dict[str, Any]:
 def _bundle(path: Path) -> dict[str, Any]:
     configs, fields, _ = read_document(path)
     labels = fields["labels"]
+    tensors = read_safetensors(path / PARAMS_FILE)
     return {
         "what": "bundle",
         "path": str(path),
         "kind": fields["kind"],
         "bytes": sum((path / name).stat().st_size for name in FILES),
         "sha256": {name: _sha256(path / name) for name in FILES},
-        **_contents(read_safetensors(path / PARAMS_FILE), "/"),
+        **_contents(tensors, "/"),
+        "problem": _misfit(configs, tensors),
         "models": {name: _model(config) for name, config in configs.items()},
         "labels": {"name": labels.name, "classes": list(labels.classes)} if labels else None,
-        "views": {name: vars(view) for name, view in fields["views"].items()},
+        "views": {name: dict(vars(view)) for name, view in fields["views"].items()},
         "scores": fields["scores"],
         "license": fields["license"],
         "provenance": fields["provenance"],
     }
+
+
+def _misfit(configs: Mapping[str, ViTConfig], tensors: Tensors) -> str | None:
+    """Why the parameters are not those that bundle.json speaks of, if so."""
+    wanted = {f"{key}/{n}": v for key, config in configs.items() for n, v in layout(config).items()}
+    held = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+    wrong = sorted(n for n in wanted.keys() | held.keys() if wanted.get(n) != held.get(n))
+    if not wrong:
+        return None
+    return (
+        f"{PARAMS_FILE} does not fit {DOCUMENT_FILE}: {', '.join(wrong[:5])} ({len(wrong)} in all)"
+    )
 
 
 def _model(config: ViTConfig) -> dict[str, Any]:
@@ -155,6 +175,10 @@ def describe(found: Mapping[str, Any]) -> list[str]:
         for part, counts in found["parts"].items()
     ]
     rows += _bundle_rows(found) if found["what"] == "bundle" else _checkpoint_rows(found)
+    if found["problem"]:
+        first, *others = found["problem"].split("\n")
+        more = [f"  ... {len(others) - 20} more"] if len(others) > 20 else []
+        rows += [("problem", first), *(("", line) for line in others[:20] + more)]
     rows.append(("bytes", f"{found['bytes']:,}"))
     hashes = found["sha256"]
     if isinstance(hashes, str):
@@ -177,7 +201,7 @@ def _model_line(model: Mapping[str, Any]) -> str:
 
 def _checkpoint_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows = []
-    if found["head_classes"]:
+    if found["head_classes"] is not None:
         fitting = ", ".join(found["fitting_labels"]) or "no label space that is known"
         rows.append(("head", f"{found['head_classes']} classes; would fit {fitting}"))
     elif found["models"]:
@@ -185,9 +209,6 @@ def _checkpoint_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
     rows += [("beside", f"{name}: {what}") for name, what in found["beside"].items()]
     reasons = Counter(found["left_out"].values())
     rows += [("left out", f"{count} tensors: {why}") for why, count in reasons.items()]
-    if found["problem"]:
-        first, *others = found["problem"].split("\n")
-        rows += [("problem", first), *(("", line) for line in others)]
     return rows
 
 
@@ -202,7 +223,7 @@ def _bundle_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:
         )
         for name, view in found["views"].items()
     ]
-    rows += [("score", f"{name} {value:.4f}") for name, value in found["scores"].items()]
+    rows += [("score", f"{name} {value}") for name, value in found["scores"].items()]
     rows.append(("made by", str(found["provenance"].get("made_by", "not stated"))))
     rows.append(("licence", found["license"]))
     return rows

@@ -25,7 +25,7 @@ STORAGES = {
 Layout = Mapping[str, tuple[tuple[int, ...], np.dtype]]
 
 _ROOT = "archive"
-_ALIGNMENT = 64  # of the storages in the file, as torch's own writer has it
+_ALIGNMENT = 64  # of the storages in the file, as torch has it; not kept beyond 2 GiB each
 
 
 def write_pth(

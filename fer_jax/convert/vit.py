@@ -191,6 +191,8 @@ def _infer(family: Family, shapes: Mapping[str, tuple[int, ...]], options: Optio
     positions = _shape(shapes, "pos_embed", 3)
     hidden = _shape(shapes, "blocks.0.mlp.fc1.weight", 2)[0]
     width, patch_size = patch[0], patch[2]
+    if not hidden:
+        raise FerJaxError("blocks.0.mlp.fc1.weight: has no rows")
     grid = math.isqrt(max(positions[1] - 1, 0))
     if not width or not patch_size or grid * grid + 1 != positions[1] or not grid:
         raise FerJaxError(

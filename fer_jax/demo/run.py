@@ -1,4 +1,4 @@
-"""Runs every command once on drawn faces, and ends with a report.
+"""Goes from drawn faces to predictions by the commands, and ends with a report.
 
 The checkpoint that is converted holds random weights under PyTorch's names: it stands where a
 user's own file would, so the scores are those of a tiny model trained from scratch.
@@ -129,7 +129,7 @@ def run_demo(
         f"Draw {identities * images_per_identity:,} faces of {identities} people "
         "in eight expressions",
         f'write_synthetic_faces("{faces}", identities={identities}, '
-        f"images_per_identity={images_per_identity}, size={FACE})",
+        f"images_per_identity={images_per_identity}, size={FACE}, seed={seed})",
         lambda: write_synthetic_faces(
             faces,
             identities=identities,

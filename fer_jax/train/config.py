@@ -240,7 +240,7 @@ def _freeze(cls: type, values: Mapping[str, Any], where: str) -> Any:
     try:
         return cls(**fields)
     except FerJaxError as error:
-        raise UsageError(f"{where}: {error}") from error
+        raise UsageError(str(error).replace("augmentation.", f"{where}.", 1)) from error
 
 
 def _no_such_field(where: str, name: str, known: Mapping[str, Any]) -> UsageError:

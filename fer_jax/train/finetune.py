@@ -98,7 +98,8 @@ def finetune(config: TrainConfig, workdir: str | Path) -> tuple[TrainState, Path
             save_bundle(
                 _bundle(config, rows, start, backbone, params, step, score), path, overwrite=True
             )
-            log.say(f"best macro-F1 on the selection part: {score:.4f} at step {step} -> {path}")
+            chosen = f"best macro-F1 on the selection part: {score:.4f}"
+            log.say(f"{chosen if rows.selection else 'newest checkpoint'} at step {step} -> {path}")
     return state, path
 
 
