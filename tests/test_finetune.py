@@ -86,6 +86,18 @@ def test_a_run_leaves_log_checkpoints_and_a_bundle(run, data):
     assert table.prob.sum() == pytest.approx(1, abs=1e-6)
 
 
+def test_without_a_selection_part_the_newest_checkpoint_is_taken(data, tmp_path, capsys):
+    state, bundle = finetune(tiny(data, selection=0.0, epochs=2), tmp_path / "run")
+    printed = capsys.readouterr()
+    assert "newest checkpoint at step 12" in printed.out + printed.err  # 96 rows, 6 steps an epoch
+    assert "macro" not in (tmp_path / "run" / "log.jsonl").read_text()
+    loaded = load_bundle(bundle)
+    assert loaded.scores == {}
+    assert loaded.provenance["step"] == int(state.step) == 12
+    kernel = loaded.models["main"][1]["head"]["kernel"]
+    np.testing.assert_array_equal(kernel, np.asarray(state.params["head"]["kernel"]))
+
+
 def test_going_on_with_a_finished_run_changes_nothing(run, data):
     workdir, state, _ = run
     before = (workdir / "log.jsonl").read_text()
