@@ -7,8 +7,9 @@ r"""ExpW faces from a DINOv2 ViT-S/14, at 112 pixels: the run in docs/evidence.m
         --config.data=expw,effectnet --config.selection_data=expw --workdir=run
     fer-jax evaluate --bundle run/bundle --data expw --split validation --out scores
 
-Seventy to eighty minutes on two cores. The class token starts better than the mean of the patches
-here, and the rate climbs for a whole epoch: with a fresh head, Adam's first steps are mostly noise.
+Macro-F1 on ExpW's validation part: 0.428 (0.389 to 0.464), after 90 minutes on two
+cores. The class token starts better than the mean of the patches here, and the rate climbs for a
+whole epoch: with a fresh head, Adam's first steps are mostly noise.
 """
 
 from fer_jax.train.config import default_config
