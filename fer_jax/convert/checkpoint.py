@@ -58,8 +58,13 @@ class Checkpoint:
 
     def sha256(self) -> str:
         """The file's SHA-256, in hexadecimal."""
-        with open(self.path, "rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return file_sha256(self.path)
+
+
+def file_sha256(path: Path) -> str:
+    """A file's SHA-256, in hexadecimal."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:

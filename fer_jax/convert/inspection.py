@@ -1,6 +1,5 @@
 """Says what a checkpoint or a bundle holds, without running or converting anything."""
 
-import hashlib
 import math
 import os
 from collections import Counter
@@ -11,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from fer_jax.bundle import DOCUMENT_FILE, FILES, PARAMS_FILE, read_document
-from fer_jax.convert.checkpoint import Checkpoint, open_checkpoint
+from fer_jax.convert.checkpoint import Checkpoint, file_sha256, open_checkpoint
 from fer_jax.convert.families import sort_keys
 from fer_jax.convert.pth import TensorRef
 from fer_jax.convert.vit import Options, family_of, plan_vit, registered_size
@@ -106,7 +105,7 @@ def _bundle(path: Path) -> dict[str, Any]:
         "path": str(path),
         "kind": fields["kind"],
         "bytes": sum((path / name).stat().st_size for name in FILES),
-        "sha256": {name: _sha256(path / name) for name in FILES},
+        "sha256": {name: file_sha256(path / name) for name in FILES},
         **_contents(tensors, "/"),
         "problem": _misfit(configs, tensors),
         "models": {name: _model(config) for name, config in configs.items()},
@@ -148,11 +147,6 @@ def _contents(tensors: Tensors, separator: str) -> dict[str, Any]:
         "dtypes": dict(Counter(str(tensor.dtype) for tensor in tensors.values())),
         "parts": parts,
     }
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def describe(found: Mapping[str, Any]) -> list[str]:
