@@ -8,6 +8,9 @@ from typing import Any
 from fer_jax import __version__
 from fer_jax.errors import FerJaxError
 from fer_jax.labels import LABEL_SPACES, LabelSpace, label_space
+from fer_jax.models.fusion import EntryFusionConfig
+from fer_jax.models.mae import MAEConfig
+from fer_jax.models.torch_layout import ModelConfig
 from fer_jax.models.vit import Params, ViTConfig
 from fer_jax.ops.resize import KERNELS
 from fer_jax.ops.views import VIEWS
@@ -16,11 +19,18 @@ FORMAT = "fer_jax bundle"
 FORMAT_VERSION = 1
 COLOR_ORDERS = ("RGB",)
 
-# The fields of ViTConfig that define the function; the others are a matter of speed or training.
-MODEL_FIELDS = (
+# The fields of a configuration that define the function; the others are a matter of speed or
+# training.
+VIT_FIELDS = (
     *("image_size", "patch_size", "width", "depth", "num_heads", "mlp_ratio", "num_classes"),
     *("pool", "layer_scale", "norm_eps", "param_dtype"),
 )
+MAE_FIELDS = (
+    *("encoder", "decoder_width", "decoder_depth", "decoder_num_heads", "decoder_mlp_ratio"),
+    "norm_pix",
+)
+FUSION_FIELDS = ("widths", "width", "hidden", "num_classes", "param_dtype")
+MODEL_FIELDS = {ViTConfig: VIT_FIELDS, MAEConfig: MAE_FIELDS, EntryFusionConfig: FUSION_FIELDS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -28,21 +38,28 @@ class Kind:
     """What a kind of bundle holds.
 
     Attributes:
-        models: the keys of its models and views.
+        models: the keys of its models.
+        views: the keys of its views.
+        config: of its models.
         labelled: whether it must name its classes; if not, it must not.
         supported: whether this version makes and reads it.
     """
 
     models: tuple[str, ...]
+    views: tuple[str, ...]
+    config: type
     labelled: bool
     supported: bool
 
 
+_MAIN = ("main",)
+_BOTH = ("main", "aux")
 KINDS = {
-    "encoder": Kind(("main",), labelled=False, supported=True),
-    "mae": Kind(("main",), labelled=False, supported=False),
-    "classifier": Kind(("main",), labelled=True, supported=True),
-    "two_view": Kind(("main", "aux"), labelled=True, supported=False),
+    "encoder": Kind(_MAIN, _MAIN, ViTConfig, labelled=False, supported=True),
+    "mae": Kind(_MAIN, _MAIN, MAEConfig, labelled=False, supported=True),
+    "classifier": Kind(_MAIN, _MAIN, ViTConfig, labelled=True, supported=True),
+    "fusion": Kind(("fusion",), (), EntryFusionConfig, labelled=True, supported=True),
+    "two_view": Kind(_BOTH, _BOTH, ViTConfig, labelled=True, supported=False),
 }
 
 
@@ -92,9 +109,9 @@ class Bundle:
     """Models with everything that is needed to use them rightly.
 
     Attributes:
-        kind: `encoder` | `classifier` (`mae` and `two_view` are reserved).
-        models: (config, params) by `main` and `aux`.
-        views: how faces are prepared for each of the models.
+        kind: `encoder` | `mae` | `classifier` | `fusion` (`two_view` is reserved).
+        models: (config, params) by `main`, `aux` and `fusion`.
+        views: how faces are prepared for each of the models that take them.
         labels: what the outputs mean; None for kinds without labels.
         fusion: settings of the fusion; only of `two_view`.
         smoothing: default of the temporal smoothing.
@@ -108,7 +125,7 @@ class Bundle:
     """
 
     kind: str
-    models: dict[str, tuple[ViTConfig, Params]]
+    models: dict[str, tuple[ModelConfig, Params]]
     views: dict[str, View]
     labels: LabelSpace | None = None
     fusion: dict[str, Any] | None = None
@@ -125,21 +142,27 @@ class Bundle:
         if not kind.supported:
             raise FerJaxError(f"bundle: kind={self.kind!r} is not supported by this version")
         for field in ("models", "views"):
-            if set(getattr(self, field)) != set(kind.models):
+            wanted, found = getattr(kind, field), getattr(self, field)
+            if set(found) != set(wanted):
                 raise FerJaxError(
-                    f"bundle: a bundle of kind {self.kind} has {field} {', '.join(kind.models)}, "
-                    f"not {', '.join(getattr(self, field)) or 'none'}"
+                    f"bundle: a bundle of kind {self.kind} has {field} "
+                    f"{', '.join(wanted) or 'none'}, not {', '.join(found) or 'none'}"
                 )
         if kind.labelled != (self.labels is not None):
             word = "needs" if kind.labelled else "has no"
             raise FerJaxError(f"bundle: a bundle of kind {self.kind} {word} labels")
         classes = len(self.labels) if self.labels is not None else 0
         for name, (config, _) in self.models.items():
+            if not isinstance(config, kind.config):
+                raise FerJaxError(
+                    f"bundle: the model {name} is no {kind.config.__name__}, as a bundle of kind "
+                    f"{self.kind} has"
+                )
             if config.num_classes != classes:
                 raise FerJaxError(
                     f"bundle: the model {name} has {config.num_classes} outputs, {classes} labels"
                 )
-            if config.image_size != self.views[name].image_size:
+            if name in self.views and config.image_size != self.views[name].image_size:
                 raise FerJaxError(
                     f"bundle: the model {name} takes {config.image_size} pixels, its view has "
                     f"{self.views[name].image_size}"
@@ -147,8 +170,17 @@ class Bundle:
 
     @property
     def params(self) -> dict[str, Params]:
-        """The models' parameters, by `main` and `aux`."""
+        """The models' parameters, by `main`, `aux` and `fusion`."""
         return {name: params for name, (_, params) in self.models.items()}
+
+
+def encoder_bundle(bundle: Bundle) -> Bundle:
+    """The encoder of an MAE as a bundle of its own; any other bundle as it is."""
+    if bundle.kind != "mae":
+        return bundle
+    config, params = bundle.models["main"]
+    models = {"main": (config.encoder, params["encoder"])}
+    return dataclasses.replace(bundle, kind="encoder", models=models)
 
 
 def to_json(bundle: Bundle, golden: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,9 +189,7 @@ def to_json(bundle: Bundle, golden: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         FerJaxError: the label space is not a registered one, so nobody could read it.
     """
-    models = {}
-    for name, (config, _) in bundle.models.items():
-        models[name] = {field: getattr(config, field) for field in MODEL_FIELDS}
+    models = {name: _model_to_json(config) for name, (config, _) in bundle.models.items()}
     labels = None
     if bundle.labels is not None:
         labels = {"space": bundle.labels.name, "classes": list(bundle.labels.classes)}
@@ -199,7 +229,25 @@ _DOCUMENT = {
     "scores": dict,
     "golden": dict,
 }
-_MODEL = {f.name: type(f.default) for f in dataclasses.fields(ViTConfig) if f.name in MODEL_FIELDS}
+_VIT = {f.name: type(f.default) for f in dataclasses.fields(ViTConfig) if f.name in VIT_FIELDS}
+_MODELS = {
+    ViTConfig: _VIT,
+    MAEConfig: {
+        "encoder": dict,
+        "decoder_width": int,
+        "decoder_depth": int,
+        "decoder_num_heads": int,
+        "decoder_mlp_ratio": float,
+        "norm_pix": bool,
+    },
+    EntryFusionConfig: {
+        "widths": list,
+        "width": int,
+        "hidden": int,
+        "num_classes": int,
+        "param_dtype": str,
+    },
+}
 _VIEW = {
     "template": str,
     "crop_source": str,
@@ -214,7 +262,7 @@ _RGB = ("mean", "std")
 _GOLDEN = {"tolerance": float}
 
 
-def from_json(document: Any) -> tuple[dict[str, ViTConfig], dict[str, Any], float]:
+def from_json(document: Any) -> tuple[dict[str, ModelConfig], dict[str, Any], float]:
     """Reads the document of a bundle; every field must be there, be known and be of its type.
 
     Args:
@@ -238,10 +286,11 @@ def from_json(document: Any) -> tuple[dict[str, ViTConfig], dict[str, Any], floa
     _check_fields("", document, _DOCUMENT)
     if document["kind"] not in KINDS:
         raise FerJaxError(f"kind={document['kind']!r} must be one of {', '.join(KINDS)}")
-    configs = {}
-    for name, fields in document["models"].items():
-        _check_fields(f"models.{name}", fields, _MODEL)
-        configs[name] = ViTConfig(**fields)
+    model = KINDS[document["kind"]].config
+    configs = {
+        name: _model_from_json(f"models.{name}", fields, model)
+        for name, fields in document["models"].items()
+    }
     views = {}
     for name, fields in document["views"].items():
         _check_fields(f"views.{name}", fields, _VIEW)
@@ -252,6 +301,25 @@ def from_json(document: Any) -> tuple[dict[str, ViTConfig], dict[str, Any], floa
     fields = {name: document[name] for name in rest}
     fields |= {"kind": document["kind"], "views": views, "labels": _labels(document["labels"])}
     return configs, fields, document["golden"]["tolerance"]
+
+
+def _model_to_json(config: ModelConfig) -> dict[str, Any]:
+    fields = {name: getattr(config, name) for name in MODEL_FIELDS[type(config)]}
+    if isinstance(config, MAEConfig):
+        fields["encoder"] = _model_to_json(config.encoder)
+    return {name: list(v) if isinstance(v, tuple) else v for name, v in fields.items()}
+
+
+def _model_from_json(where: str, fields: Any, model: type) -> ModelConfig:
+    _check_fields(where, fields, _MODELS[model])
+    if model is MAEConfig:
+        encoder = _model_from_json(f"{where}.encoder", fields["encoder"], ViTConfig)
+        return MAEConfig(**fields | {"encoder": encoder})
+    if model is EntryFusionConfig:
+        if [type(width) for width in fields["widths"]] != [int, int]:
+            raise FerJaxError(f"{where}.widths={fields['widths']!r} must be two integers")
+        return EntryFusionConfig(**fields | {"widths": tuple(fields["widths"])})
+    return ViTConfig(**fields)
 
 
 def _three_numbers(where: str, value: list[Any]) -> tuple[float, ...]:

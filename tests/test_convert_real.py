@@ -13,8 +13,9 @@ from pth_files import mae_face_shapes, namespace, state_dict, write_pth
 
 from fer_jax.bundle import load_bundle, preprocess
 from fer_jax.convert.checkpoint import open_checkpoint
+from fer_jax.convert.options import Options
+from fer_jax.convert.plan import convert_checkpoint
 from fer_jax.convert.release import ReleaseOptions, convert_file
-from fer_jax.convert.vit import Options, convert_vit
 from fer_jax.models import vit
 
 _TORCH_BLOCKED = """
@@ -111,7 +112,7 @@ def test_real_dinov2_equals_onnx_runtime(tmp_path):
     # seen: 1.5e-6, 4.2e-5 of values up to 27.8, 3.1e-5 of values up to 10.9
     assert max(differences.values()) < 5e-5
     # the position embedding's kernel is part of that: DINOv2's own offset is another function
-    other = convert_vit(
+    other = convert_checkpoint(
         open_checkpoint(source), Options(image_size=224, position_resize="bicubic_dinov2")
     )
     _, features = vit.apply(vit.build(config), other.params, images)

@@ -15,8 +15,9 @@ from tiny_bundles import tiny_bundle, write_tiny_bundle
 from fer_jax.bundle import load_bundle, save_bundle
 from fer_jax.cli.main import main
 from fer_jax.convert.checkpoint import open_checkpoint
+from fer_jax.convert.options import Options
+from fer_jax.convert.plan import convert_checkpoint
 from fer_jax.convert.pth_writer import write_pth
-from fer_jax.convert.vit import Options, convert_vit
 
 CASES = [
     ({}, None, "mae"),
@@ -121,7 +122,7 @@ def test_a_trained_head_goes_back_and_comes_again(tmp_path, capsys):
     assert "the head's outputs are expw: Anger, Disgust, Fear" in printed
     assert "mean 0.485, 0.456, 0.406" in printed
     config, params = load_bundle(path).models["main"]
-    again = convert_vit(
+    again = convert_checkpoint(
         open_checkpoint(out), Options(labels=load_bundle(path).labels, num_heads=config.num_heads)
     )
     assert again.config == config

@@ -17,7 +17,8 @@ import pytest
 from pth_files import state_dict, write_pth
 
 from fer_jax.convert.checkpoint import open_checkpoint
-from fer_jax.convert.vit import Conversion, Options, convert_vit
+from fer_jax.convert.options import Options
+from fer_jax.convert.plan import Conversion, convert_checkpoint
 from fer_jax.labels import label_space
 from fer_jax.models import vit
 from fer_jax.models.torch_layout import from_torch_layout, to_torch_layout
@@ -43,7 +44,7 @@ def weights(family: str) -> dict[str, np.ndarray]:
 def convert(folder: Path, tensors: Mapping[str, np.ndarray], heads: int = 4) -> Conversion:
     path = write_pth(folder / "model.pth", *state_dict(tensors))
     options = Options(labels=label_space("affwild2_expr"), num_heads=heads)
-    return convert_vit(open_checkpoint(path), options)
+    return convert_checkpoint(open_checkpoint(path), options)
 
 
 def run(config: vit.ViTConfig, params: vit.Params, images: np.ndarray) -> dict[str, np.ndarray]:
@@ -198,7 +199,7 @@ def test_every_stage_equals_live_torch(tmp_path, global_pool, layer_scale):
         expected = {name: value.numpy() for name, value in model(images).items()}
     torch.save({"model": model.state_dict(), "epoch": 3}, tmp_path / "live.pth")
     options = Options(labels=label_space("ferplus"), num_heads=6)
-    conversion = convert_vit(open_checkpoint(tmp_path / "live.pth"), options)
+    conversion = convert_checkpoint(open_checkpoint(tmp_path / "live.pth"), options)
     found = run(conversion.config, conversion.params, images.permute(0, 2, 3, 1).numpy())
     for stage in STAGES:
         np.testing.assert_allclose(found[stage], expected[stage], rtol=0, atol=TOLERANCE)

@@ -15,6 +15,7 @@ examples:
   fer-jax convert mae_face_pretrain_vit_base.pth backbone --normalize mae_face
   fer-jax convert checkpoint-best.pth model --normalize imagenet --labels affwild2_expr
   fer-jax convert dinov2_vits14.safetensors backbone --normalize imagenet --image-size 224
+  fer-jax convert mae_pretrain_vit_base_full.pth mae --normalize imagenet --decoder --norm-pix
   fer-jax convert backbone back.pth --family timm
 """
 
@@ -22,10 +23,12 @@ examples:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="fer-jax convert",
-        description="Turns a PyTorch ViT checkpoint (MAE, MAE-Face, timm, DINOv2; .pth or "
-        ".safetensors) into a bundle, or a bundle back into one. Nothing in the file is run. What "
-        "a file cannot say is asked for: the normalisation always, the labels if its head is to "
-        "be kept.",
+        description="Turns a PyTorch checkpoint (a ViT of MAE, MAE-Face, timm, DINOv2 or Hugging "
+        "Face, a whole MAE, the entry's fusion; .pth or .safetensors) into a bundle, or a bundle "
+        "back into one. Nothing in the file is run. What a file cannot say is asked for: the "
+        "normalisation always, the labels if its head is to be kept. Every stage of the result is "
+        "compared with a float64 reference on the file's own weights; report.md in the bundle has "
+        "the figures. Exit code 0, 1 if that or the conversion fails, 2 for wrong use.",
         epilog=_EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
@@ -37,10 +40,26 @@ def _parser() -> argparse.ArgumentParser:
         choices=("imagenet", "mae_face"),
         help="mean and std of the images that the model was trained on",
     )
-    add("--labels", metavar="SPACE", help="label space of the head; left out, an encoder is made")
-    add("--family", default="auto", choices=("auto", "mae", "timm"), help="naming of the tensors")
+    add("--labels", metavar="SPACE", help="label space of the file's head; else it is left out")
+    add("--map-labels", metavar="SPACE", help="pick this space's classes from the head, by name")
+    add("--fresh-head", metavar="SPACE", help="put an untrained head for this space on")
+    add(
+        "--family",
+        default="auto",
+        choices=("auto", "mae", "timm", "hf", "fusion_entry"),
+        help="naming of the tensors",
+    )
+    add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
     add("--heads", type=int, metavar="N", help="attention heads, for sizes that are not registered")
-    add("--eps", type=float, metavar="E", help="epsilon of LayerNorm (both families: 1e-6)")
+    add("--eps", type=float, metavar="E", help="epsilon of LayerNorm; left out, the family's")
+    add("--decoder", action="store_true", help="keep MAE's decoder: a bundle for pre-training")
+    add("--decoder-heads", type=int, metavar="N", help="its attention heads, if it is not 512 wide")
+    add(
+        "--norm-pix",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="whether the decoder predicts normalised patches",
+    )
     add("--image-size", type=int, metavar="N", help="side in pixels; positions are interpolated")
     add(
         "--position-resize",
@@ -64,6 +83,11 @@ def _parser() -> argparse.ArgumentParser:
         action="store_true",
         help="print what would be made and each key left out; write nothing",
     )
+    add(
+        "--no-proof",
+        action="store_true",
+        help="do not compare each stage with a reference; no report is written",
+    )
     add("--overwrite", action="store_true", help="replace OUT if it exists")
     return parser
 
@@ -81,11 +105,15 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     begin = time.monotonic()
     bundle = os.path.isfile(os.path.join(options.source, "bundle.json"))
+    passed = True
     if bundle or (os.path.isdir(options.source) and options.normalize is None):
         lines = _export(parser, options)
     else:
-        lines = _import(options)
+        lines, passed = _import(options)
     print("\n".join(lines))
+    if not passed:
+        print(f"{options.out}: not written, see {options.out}.report.md")
+        return 1
     done = f"written in {time.monotonic() - begin:.1f} s"
     if options.dry_run:
         taken = os.path.lexists(options.out) and not options.overwrite
@@ -107,25 +135,20 @@ def _export(parser: argparse.ArgumentParser, options: argparse.Namespace) -> lis
     )
 
 
-def _import(options: argparse.Namespace) -> list[str]:
+def _import(options: argparse.Namespace) -> tuple[list[str], bool]:
     os.stat(options.source)  # a wrong path is said before anything is asked for
-    if options.normalize is None:
-        raise UsageError("--normalize is missing: imagenet or mae_face, as the model was trained")
     from fer_jax.convert.release import ReleaseOptions, convert_file, plan_file
 
+    same = ("normalize", "labels", "map_labels", "fresh_head", "family", "decoder", "norm_pix")
+    same += ("decoder_heads", "image_size", "pool", "position_resize", "dtype", "resize")
+    same += ("template", "license")
     release = ReleaseOptions(
-        normalize=options.normalize,
-        labels=options.labels,
-        family=options.family,
         num_heads=options.heads,
         norm_eps=options.eps,
-        image_size=options.image_size,
-        pool=options.pool,
-        position_resize=options.position_resize,
-        resize=options.resize,
-        template=options.template,
-        license=options.license,
+        prove=not options.no_proof,
+        **{name: getattr(options, name) for name in same},
     )
     if options.dry_run:
-        return plan_file(options.source, release).lines(every_key=True)
-    return convert_file(options.source, options.out, release, overwrite=options.overwrite).lines()
+        return plan_file(options.source, release).lines(every_key=True), True
+    report = convert_file(options.source, options.out, release, overwrite=options.overwrite)
+    return report.lines(), report.proof is None or report.proof.passed

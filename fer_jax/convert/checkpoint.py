@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from fer_jax.convert.pickle_machine import shown
 from fer_jax.convert.pth import TensorRef, read_pth
 from fer_jax.errors import FerJaxError
 from fer_jax.safetensors_file import read_safetensors
@@ -16,6 +17,10 @@ from fer_jax.safetensors_file import read_safetensors
 WRAPPERS = ("model", "state_dict", "model_state_dict", "module")
 # What data-parallel training, torch.compile and Lightning put before every name.
 PREFIXES = ("module.", "_orig_mod.", "model.")
+
+_MAX_WRAPPERS = 8  # and prefixes; a file can hold itself, and so be endless
+_MAX_TENSORS = 50_000
+_MAX_NAME = 200  # characters
 
 # First bytes of what people pass by mistake -> what it is, and what to do.
 _FOREIGN = (
@@ -105,18 +110,18 @@ def open_checkpoint(path: str | os.PathLike[str]) -> Checkpoint:
 def _of_pickled(path: Path, value: Any) -> Checkpoint:
     beside: dict[str, str] = {}
     wrappers: list[str] = []
-    while isinstance(value, dict):
+    while isinstance(value, dict) and len(wrappers) < _MAX_WRAPPERS:
         inner = [key for key in WRAPPERS if isinstance(value.get(key), dict)]
         if not inner:
             break
-        outside = {".".join([*wrappers, str(k)]): v for k, v in value.items() if k != inner[0]}
+        outside = {_beside(wrappers, k): v for k, v in value.items() if k != inner[0]}
         beside |= {name: _describe(name, one) for name, one in outside.items()}
         wrappers.append(inner[0])
         value = value[inner[0]]
     tensors = {}
     if isinstance(value, dict):
         tensors = {k: v for k, v in value.items() if isinstance(v, TensorRef) and type(k) is str}
-        others = {".".join([*wrappers, str(k)]): v for k, v in value.items() if k not in tensors}
+        others = {_beside(wrappers, k): v for k, v in value.items() if k not in tensors}
         beside |= {name: _describe(name, one) for name, one in others.items()}
     if not tensors:
         found = ", ".join(list(beside)[:8]) or f"a {type(value).__name__}"
@@ -132,6 +137,10 @@ def _of_pickled(path: Path, value: Any) -> Checkpoint:
             "save the state_dict with .clone() on each tensor"
         )
     return _named(path, "pth", tensors, tuple(wrappers), beside)
+
+
+def _beside(wrappers: list[str], key: Any) -> str:
+    return ".".join([*wrappers, shown(str(key))])
 
 
 def _describe(name: str, value: Any) -> str:
@@ -156,11 +165,17 @@ def _named(
 ) -> Checkpoint:
     if not tensors:
         raise FerJaxError(f"{path}: holds no tensors; check the path")
+    if len(tensors) > _MAX_TENSORS:
+        raise FerJaxError(f"{path}: holds {len(tensors)} tensors; save the state_dict of one model")
+    for name in tensors:
+        if len(name) > _MAX_NAME or not name.isprintable():
+            raise FerJaxError(
+                f"{path}: holds a tensor named {shown(name)}; save or download it again"
+            )
     prefix = ""
-    while found := next(
-        (p for p in PREFIXES if all(name.startswith(prefix + p) for name in tensors)), None
-    ):
-        prefix += found
+    for _ in range(_MAX_WRAPPERS):
+        starts = (prefix + p for p in PREFIXES)
+        prefix = next((s for s in starts if all(n.startswith(s) for n in tensors)), prefix)
     stripped = {name.removeprefix(prefix): tensor for name, tensor in tensors.items()}
     sources = {name.removeprefix(prefix): ".".join([*wrappers, name]) for name in tensors}
     return Checkpoint(path, format_, stripped, sources, beside)

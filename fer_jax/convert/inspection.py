@@ -11,13 +11,17 @@ import numpy as np
 
 from fer_jax.bundle import DOCUMENT_FILE, FILES, PARAMS_FILE, read_document
 from fer_jax.convert.checkpoint import Checkpoint, file_sha256, open_checkpoint
-from fer_jax.convert.families import sort_keys
+from fer_jax.convert.families import Family, sort_keys
+from fer_jax.convert.options import Options
+from fer_jax.convert.plan import HEADS, family_of, plan_conversion
 from fer_jax.convert.pth import TensorRef
-from fer_jax.convert.vit import Options, family_of, plan_vit, registered_size
+from fer_jax.convert.sizes import DECODER_HEADS, registered_size, stated
 from fer_jax.errors import FerJaxError
 from fer_jax.labels import LABEL_SPACES
-from fer_jax.models.torch_layout import layout
-from fer_jax.models.vit import SIZES, ViTConfig
+from fer_jax.models.fusion import EntryFusionConfig
+from fer_jax.models.mae import MAEConfig
+from fer_jax.models.torch_layout import ModelConfig, layout
+from fer_jax.models.vit import SIZES
 from fer_jax.safetensors_file import read_safetensors
 
 Tensors = Mapping[str, TensorRef | np.ndarray]
@@ -55,45 +59,78 @@ def _checkpoint(path: Path) -> dict[str, Any]:
         **_contents(checkpoint.tensors, "."),
         "beside": checkpoint.beside,
     }
-    return found | _as_vit(checkpoint)
+    return found | _as_model(checkpoint)
 
 
-def _as_vit(checkpoint: Checkpoint) -> dict[str, Any]:
+def _as_model(checkpoint: Checkpoint) -> dict[str, Any]:
     found: dict[str, Any] = dict.fromkeys(("family", "reason", "models", "problem"))
     found |= {"head_classes": None, "fitting_labels": [], "left_out": {}}
     try:
         family, found["reason"] = family_of(checkpoint, "auto")
         found["family"] = family.name
-        names = {
-            target: key for target, (key, _) in sort_keys(family, checkpoint.tensors).used.items()
-        }
+        names = sort_keys(family, checkpoint.tensors).used
         both_norms = {"norm.weight", "fc_norm.weight"} <= names.keys()
-        # Heads and, between two norms, the pooling are not in the file: any value lets it be read.
-        plan = plan_vit(checkpoint, Options(num_heads=1, pool="cls" if both_norms else None))
+        plan = plan_conversion(checkpoint, _any_wishes(family, names, both_norms))
     except FerJaxError as error:
         return found | {"problem": str(error)}
     model = _model(plan.config)
-    size = registered_size(plan.config.width, plan.config.depth)
-    model["num_heads"] = SIZES[size][2] if size else None
-    if both_norms:
-        model["pool"] = None
-    if "head.weight" in names:
-        head = {t: checkpoint.tensors[k] for t, k in names.items() if t.startswith("head.")}
-        shape = tuple(head["head.weight"].shape)
-        classes = shape[0] if shape else 0
-        good = {"head.weight": (classes, plan.config.width), "head.bias": (classes,)}
-        if {target: tuple(tensor.shape) for target, tensor in head.items()} != good or not classes:
-            found["problem"] = f"{checkpoint.path}: its head is no layer on {model['width']} values"
-        fitting = [name for name, space in LABEL_SPACES.items() if len(space) == classes]
-        found |= {"head_classes": classes, "fitting_labels": fitting}
-    choices = ("head.", "norm.", "fc_norm.") if both_norms else ("head.",)
-    chosen = {checkpoint.source_keys[k] for t, k in names.items() if t.startswith(choices)}
+    if family.model == "vit":
+        said = stated(checkpoint.path, family)
+        size = SIZES.get(model["size"])
+        model["num_heads"] = said.get("num_heads") or (size[2] if size else None)
+        if both_norms:
+            model["pool"] = None
+        if "decoder" in model:
+            width = model["decoder"]["width"]
+            model["decoder"]["num_heads"] = said.get("decoder_heads") or DECODER_HEADS.get(width)
+    head = HEADS[family.model]
+    if f"{head}.weight" in names:
+        found |= _head(checkpoint, names, head, getattr(plan.config, "width", None))
+    choices = (f"{head}.", *(("norm.", "fc_norm.") if both_norms else ()))
+    chosen = {
+        checkpoint.source_keys[key]
+        for target, parts in names.items()
+        if target.startswith(choices)
+        for key in parts.values()
+    }
     left_out = {
         key: why
         for key, why in plan.dropped.items()
         if key not in chosen and key not in checkpoint.beside
     }
     return found | {"models": {"main": model}, "left_out": left_out}
+
+
+def _any_wishes(family: Family, names: Mapping[str, Any], both_norms: bool) -> Options:
+    """Wishes with which a file can be planned; what weights do not say does not show in a plan."""
+    if family.model == "fusion":
+        return Options(fresh_head=next(iter(LABEL_SPACES.values())))
+    return Options(
+        num_heads=1,
+        pool="cls" if both_norms else None,
+        decoder="decoder_embed.weight" in names and "norm.weight" in names,
+        decoder_heads=1,
+        norm_pix=True,
+    )
+
+
+def _head(
+    checkpoint: Checkpoint, names: Mapping[str, Mapping[int, str]], head: str, width: int | None
+) -> dict[str, Any]:
+    """How many classes a head has and which label spaces it would fit, or why it is no head."""
+    shapes = {
+        leaf: tuple(checkpoint.tensors[names[f"{head}.{leaf}"][0]].shape)
+        for leaf in ("weight", "bias")
+        if f"{head}.{leaf}" in names
+    }
+    classes = shapes["weight"][0] if shapes["weight"] else 0
+    fitting = [name for name, space in LABEL_SPACES.items() if len(space) == classes]
+    found: dict[str, Any] = {"head_classes": classes, "fitting_labels": fitting}
+    inputs = shapes["weight"][1] if len(shapes["weight"]) == 2 else None
+    good = {"weight": (classes, width if head == "head" else inputs), "bias": (classes,)}
+    if shapes != good or not classes:
+        found["problem"] = f"{checkpoint.path}: its head is no layer on {good['weight'][1]} values"
+    return found
 
 
 def _bundle(path: Path) -> dict[str, Any]:
@@ -117,7 +154,7 @@ def _bundle(path: Path) -> dict[str, Any]:
     }
 
 
-def _misfit(configs: Mapping[str, ViTConfig], tensors: Tensors) -> str | None:
+def _misfit(configs: Mapping[str, ModelConfig], tensors: Tensors) -> str | None:
     """Why the parameters are not those that bundle.json speaks of, if so."""
     wanted = {f"{key}/{n}": v for key, config in configs.items() for n, v in layout(config).items()}
     held = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
@@ -129,7 +166,13 @@ def _misfit(configs: Mapping[str, ViTConfig], tensors: Tensors) -> str | None:
     )
 
 
-def _model(config: ViTConfig) -> dict[str, Any]:
+def _model(config: ModelConfig) -> dict[str, Any]:
+    if isinstance(config, EntryFusionConfig):
+        fields = ("widths", "width", "hidden", "num_classes")
+        return {name: getattr(config, name) for name in fields}
+    if isinstance(config, MAEConfig):
+        decoder = {name: getattr(config.decoder, name) for name in ("width", "depth", "num_heads")}
+        return {**_model(config.encoder), "decoder": decoder}
     fields = ("image_size", "patch_size", "width", "depth", "num_heads", "pool", "layer_scale")
     size = registered_size(config.width, config.depth)
     return {"size": size, **{name: getattr(config, name) for name in fields}}
@@ -183,14 +226,24 @@ def describe(found: Mapping[str, Any]) -> list[str]:
 
 
 def _model_line(model: Mapping[str, Any]) -> str:
+    if "widths" in model:
+        main, aux = model["widths"]
+        return (
+            f"the entry's fusion: features {main} and {aux} wide, {model['width']} tokens, hidden "
+            f"{model['hidden']}"
+        )
     size = f"ViT-{model['size']}" if model["size"] else "ViT of no registered size"
     heads = f"{model['num_heads']} heads" if model["num_heads"] else "heads not known (--heads)"
     pool = f"pool {model['pool']}" if model["pool"] else "pool not known (--pool)"
-    return (
+    line = (
         f"{size}: width {model['width']}, {model['depth']} blocks, {heads}, patch "
         f"{model['patch_size']}, {model['image_size']} pixels, {pool}"
         f"{', LayerScale' if model['layer_scale'] else ''}"
     )
+    if "decoder" in model:
+        decoder = model["decoder"]
+        line += f"; MAE's decoder: width {decoder['width']}, {decoder['depth']} blocks"
+    return line
 
 
 def _checkpoint_rows(found: Mapping[str, Any]) -> list[tuple[str, str]]:

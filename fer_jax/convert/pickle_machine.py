@@ -14,7 +14,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 MAX_BYTES = 8 << 20  # torch writes about 150 bytes a tensor
-_MAX_WORK = 2 << 20  # items handed to functions, so that none is copied over and over
+_MAX_STEPS = 1 << 19  # opcodes; torch writes about 45 a tensor
+_MAX_WORK = 1 << 20  # items handed to functions, so that none is copied over and over
 _MARK = object()
 
 
@@ -85,7 +86,7 @@ class _Machine:
             raise RefusedPickleError("the pickle is damaged: a global without a name")
         full = f"{module}.{name}"
         if full not in self.symbols:
-            raise NotAllowedError(repr(full[:100])[1:-1])
+            raise NotAllowedError(shown(full))
         return self.symbols[full]
 
     def call(self, symbol: Any, arguments: Any) -> Any:
@@ -95,7 +96,7 @@ class _Machine:
             if type(part) in (list, tuple, dict, set):
                 self.work += len(part)
             elif type(part) in (str, bytes):
-                self.work += len(part) // 256
+                self.work += len(part) // 16
         if self.work > _MAX_WORK:
             raise RefusedPickleError("the pickle copies its values over and over")
         return symbol.make(*arguments)
@@ -178,19 +179,25 @@ _LITERALS = {
 }
 
 
+def shown(name: str) -> str:
+    """A name of the file as a message can hold it: in one line, printable and short."""
+    return repr(name if len(name) <= 100 else f"{name[:100]}...")[1:-1]
+
+
 def _short(value: Any) -> str:
     return value.name if isinstance(value, Symbol | Record) else f"a {type(value).__name__}"
 
 
 def check_key(key: Any) -> Any:
-    """A dictionary key that is a plain value, or a short tuple of them.
+    """A dictionary key that is a plain value, or a short tuple of texts.
 
-    Others are refused because they can be made slow to hash: (t, t) of (s, s) of ..., or numbers
-    that all have one hash.
+    Others are refused because they can be made slow to hash: (t, t) of (s, s) of ..., or numbers,
+    or tuples of numbers, that all have one hash.
     """
-    for part in key if type(key) is tuple and len(key) <= 8 else (key,):
+    several = type(key) is tuple and len(key) <= 8
+    for part in key if several else (key,):
         small = type(part) in (str, bytes, bool, type(None))
-        if not small and not (type(part) is int and abs(part) < 1 << 48):
+        if not small and (several or type(part) is not int or abs(part) >= 1 << 48):
             raise RefusedPickleError(f"the pickle has {_short(part)} as a dictionary's key")
     return key
 
@@ -222,8 +229,10 @@ def read_pickle(
     machine = _Machine(symbols, persistent_load)
     position = 0
     try:
-        for opcode, argument, at in pickletools.genops(io.BytesIO(data)):
+        for step, (opcode, argument, at) in enumerate(pickletools.genops(io.BytesIO(data))):
             position = at or 0
+            if step > _MAX_STEPS:  # an empty list of one byte in the file takes sixty in memory
+                raise RefusedPickleError(f"the pickle has more than {_MAX_STEPS} opcodes")
             if opcode.name == "STOP":
                 break
             machine.step(opcode.name, argument)

@@ -9,6 +9,7 @@ Source: torch `torch/serialization.py`, `torch/_utils.py`.
 
 import dataclasses
 import errno
+import io
 import os
 import struct
 import zipfile
@@ -28,6 +29,7 @@ from fer_jax.convert.pickle_machine import (
     check_key,
     inert,
     read_pickle,
+    shown,
 )
 from fer_jax.errors import FerJaxError
 
@@ -70,6 +72,7 @@ _STORAGES = {
 }
 
 
+_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 # What zipfile raises on damaged bytes.
 _ZIP_ERRORS = (
     *(zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, RuntimeError, EOFError),
@@ -118,28 +121,44 @@ class _Storage:
         return values[: values.size // dtype.itemsize * dtype.itemsize].view(dtype)
 
 
+class _DirectoryFile(io.FileIO):
+    """A file of which `zipfile`, which reads the central directory in one piece, gets little."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        if size is not None and size > MAX_BYTES:
+            raise zipfile.BadZipFile(f"its directory claims {size} bytes")
+        return super().read(size)
+
+
 class _Archive:
     """The zip file: its members by name, mapped where stored, read within bounds if compressed."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        with zipfile.ZipFile(path) as archive:
+        with _DirectoryFile(path) as file, zipfile.ZipFile(file) as archive:
             infos = archive.infolist()
         roots = [i.filename[: -len("data.pkl")] for i in infos if i.filename.endswith("/data.pkl")]
         if len(roots) != 1:
             raise FerJaxError(f"{path}: a zip file, but not one of torch.save; check the path")
         self.infos = {}
         for info in infos:
-            if info.flag_bits & 1:
+            if info.flag_bits & 0x41:  # as a whole, or "strongly"
                 raise FerJaxError(f"{path}: is encrypted; unpack it and save it again")
+            if info.flag_bits & 0x20 or info.compress_type not in _COMPRESSIONS:
+                raise self.damaged("is compressed in a way that torch does not write")
+            if info.header_offset < 0:
+                raise self.damaged("its directory points to before the file")
             if info.filename.startswith(roots[0]):
                 name = info.filename[len(roots[0]) :]
                 if name in self.infos:
-                    raise FerJaxError(f"{path}: holds {name} twice; save or download it again")
+                    raise self.damaged(f"holds {shown(name)} twice")
                 self.infos[name] = info
         # torch.serialization.set_crc32_options(False) writes zero for every checksum.
         self.has_checksums = any(info.CRC for info in infos)
         self.mapped = np.memmap(path, np.uint8, "r")
+        # Parts that overlap would make one range of the file be checked over and over.
+        if sum(info.compress_size for info in infos) > self.mapped.size:
+            raise self.damaged("its parts claim more bytes than it has")
         self.cache: dict[str, np.ndarray] = {}
         # All that is ever decompressed: real weights shrink by little, bombs by a thousand.
         self.allowance = max(64 << 20, 8 * self.mapped.size)
@@ -149,7 +168,7 @@ class _Archive:
 
     def size(self, name: str) -> int:
         if name not in self.infos:
-            raise self.damaged(f"lacks its part {name}")
+            raise self.damaged(f"lacks its part {shown(name)}")
         return self.infos[name].file_size
 
     def member(self, name: str) -> np.ndarray:
@@ -166,27 +185,29 @@ class _Archive:
     def _stored(self, info: zipfile.ZipInfo) -> np.ndarray:
         header = bytes(self.mapped[info.header_offset : info.header_offset + 30])
         if len(header) < 30 or header[:4] != b"PK\x03\x04":
-            raise self.damaged(f"part {info.filename} is not where the zip file says")
+            raise self.damaged(f"part {shown(info.filename)} is not where the zip file says")
         lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
         begin = info.header_offset + 30 + lengths
         if info.compress_size != info.file_size or begin + info.file_size > self.mapped.size:
-            raise self.damaged(f"part {info.filename} reaches beyond the end of the file")
+            raise self.damaged(f"part {shown(info.filename)} reaches beyond the end of the file")
         values = self.mapped[begin : begin + info.file_size]
         if self.has_checksums and zlib.crc32(values) != info.CRC:
-            raise self.damaged(f"part {info.filename} does not match its checksum")
+            raise self.damaged(f"part {shown(info.filename)} does not match its checksum")
         return values
 
     def _decompressed(self, info: zipfile.ZipInfo) -> np.ndarray:
+        name = shown(info.filename)
         self.allowance -= info.file_size
         if self.allowance < 0:
-            raise self.damaged(f"part {info.filename} claims {info.file_size} bytes when unpacked")
+            raise self.damaged(f"part {name} claims {info.file_size} bytes when unpacked")
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(info) as member:
                 data = member.read(info.file_size)
         except _ZIP_ERRORS as error:
-            raise self.damaged(f"part {info.filename} cannot be unpacked ({error})") from error
+            reason = shown(str(error))  # zipfile quotes the file
+            raise self.damaged(f"part {name} cannot be unpacked ({reason})") from error
         if len(data) != info.file_size:
-            raise self.damaged(f"part {info.filename} is shorter than the zip file says")
+            raise self.damaged(f"part {name} is shorter than the zip file says")
         return np.frombuffer(data, np.uint8)
 
 
@@ -232,6 +253,8 @@ def _checked_tensor(
     size, stride = _integers(size), _integers(stride)
     if len(size) != len(stride):
         raise RefusedPickleError("a tensor's size and stride differ in length")
+    if _product(tuple(n for n in size if n)) >= 1 << 48:  # without values, and too large for numpy
+        raise RefusedPickleError("a tensor has impossible dimensions")
     elements = _product(size)
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if elements and (last >= count or elements > count):
@@ -265,7 +288,7 @@ def _default_mapping(_factory: Any = None, *arguments: Any) -> dict[Any, Any]:
 
 def _encode(text: str, encoding: str) -> bytes:
     if encoding != "latin1":
-        raise RefusedPickleError(f"bytes in the encoding {encoding!r}")
+        raise RefusedPickleError(f"bytes in the encoding {str(encoding)[:40]!r}")
     return text.encode(encoding)
 
 
@@ -356,7 +379,7 @@ def _open(path: Path) -> _Archive:
     try:
         return _Archive(path)
     except _ZIP_ERRORS as error:
-        reason = f"truncated or damaged ({error})"
+        reason = f"truncated or damaged ({shown(str(error))})"
     except OSError as error:
         if error.errno != errno.EINVAL:  # a seek to before the file's beginning
             raise
@@ -375,6 +398,6 @@ def _storage(archive: _Archive, key: Any) -> _Storage:
     (count,) = _integers((count,))
     if archive.size(f"data/{name}") != count * dtype.itemsize:
         raise RefusedPickleError(
-            f"storage {name} has {archive.size(f'data/{name}')} bytes for {count} x {dtype}"
+            f"storage {shown(name)} has {archive.size(f'data/{name}')} bytes for {count} x {dtype}"
         )
     return _Storage(archive, name, dtype, count)

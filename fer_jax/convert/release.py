@@ -1,16 +1,32 @@
-"""From a checkpoint file to a bundle on disk, with its provenance."""
+"""From a checkpoint file to a bundle on disk, with its provenance and its proof."""
 
 import dataclasses
+import json
+import math
 import os
 from collections import defaultdict
 from pathlib import Path
+from typing import Any
 
 from fer_jax import __version__
+from fer_jax.atomic import atomic_file
 from fer_jax.bundle import Bundle, View, save_bundle
-from fer_jax.convert.checkpoint import open_checkpoint
-from fer_jax.convert.vit import Options, Plan, convert_vit, plan_vit
+from fer_jax.convert.checkpoint import Checkpoint, open_checkpoint
+from fer_jax.convert.options import Options
+from fer_jax.convert.plan import (
+    Conversion,
+    Plan,
+    convert_checkpoint,
+    family_of,
+    plan_conversion,
+)
+from fer_jax.convert.proof import Proof, prove
+from fer_jax.convert.report import JSON_FILE, MARKDOWN_FILE, report_document, report_markdown
 from fer_jax.errors import UsageError
-from fer_jax.labels import LabelSpace, label_space
+from fer_jax.labels import label_space
+from fer_jax.models.fusion import EntryFusionConfig
+from fer_jax.models.mae import MAEConfig
+from fer_jax.models.torch_layout import ModelConfig, layout
 from fer_jax.ops.normalize import NORMALIZATIONS
 from fer_jax.ops.resize import KERNELS, POSITION_KERNELS
 
@@ -19,17 +35,24 @@ from fer_jax.ops.resize import KERNELS, POSITION_KERNELS
 class ReleaseOptions:
     """What the user says about a file; the fields are those of `fer-jax convert`."""
 
-    normalize: str
+    normalize: str | None = None
     labels: str | None = None
+    map_labels: str | None = None
+    fresh_head: str | None = None
     family: str = "auto"
+    decoder: bool = False
     num_heads: int | None = None
+    decoder_heads: int | None = None
+    norm_pix: bool | None = None
     norm_eps: float | None = None
     image_size: int | None = None
     pool: str | None = None
     position_resize: str = "bicubic"
+    dtype: str = "float32"
     resize: str = "bicubic_antialias"
     template: str = "unknown"
     license: str = "not stated"
+    prove: bool = True
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,46 +62,67 @@ class Report:
     Attributes:
         source: the file.
         plan: where its tensors go.
-        labels: of the head, if there is one.
         license: of the weights.
+        proof: that the result computes the same; None if it was not asked for.
     """
 
     source: Path
     plan: Plan
-    labels: LabelSpace | None
     license: str
+    proof: Proof | None = None
 
     def lines(self, *, every_key: bool = False) -> list[str]:
         """The report, for people; with `every_key`, all that is left out and the bytes, too."""
-        plan, config = self.plan, self.plan.config
+        plan = self.plan
         lines = [
-            f"{self.source.name}: family {plan.family}, {plan.reason}",
-            f"ViT {config.width} wide, {config.depth} blocks, {config.num_heads} heads, "
-            f"patch {config.patch_size}, {config.image_size} pixels, pool {config.pool}"
-            f"{', LayerScale' if config.layer_scale else ''}; {plan.parameters:,} "
-            f"parameters from {len(plan.sources)} tensors",
+            f"{self.source.name}: family {plan.family.name}, {plan.reason}",
+            f"{describe_model(plan.config)}; {plan.parameters:,} parameters from "
+            f"{len(plan.sources)} tensors, {plan.config.param_dtype}",
         ]
+        plain = ("copy", "joined")
         lines += [
-            f"positions: {transform}"
-            for name, (_, transform) in plan.sources.items()
-            if name == "pos_embed" and transform != "copy"
+            f"{name}: {source.transform}"
+            for name, source in plan.sources.items()
+            if source.transform not in plain
         ]
         if every_key:
             lines += [f"left out: {key}: {reason}" for key, reason in plan.dropped.items()]
             lines.append(
-                f"bytes: {self.source.stat().st_size:,} in the file, "
-                f"{4 * plan.parameters:,} of float32 in the bundle"
+                f"bytes: {self.source.stat().st_size:,} in the file, {_bytes(plan.config):,} of "
+                f"{plan.config.param_dtype} in the bundle"
             )
         else:
             lines += [
                 f"left out: {_some(keys)}: {reason}"
                 for reason, keys in by_reason(plan.dropped).items()
             ]
-        labels = self.labels
+        labels = plan.labels
         what = f"labels {labels.name}: {', '.join(labels.classes)}" if labels else "no labels"
-        kind = "classifier" if labels else "encoder"
-        lines.append(f"kind {kind}, {what}; licence: {self.license}")
+        lines.append(f"kind {plan.kind}, {what}; licence: {self.license}")
+        if self.proof:
+            lines.append(self.proof.summary())
         return lines
+
+
+def describe_model(config: ModelConfig) -> str:
+    """A model's size in a line."""
+    if isinstance(config, EntryFusionConfig):
+        main, aux = config.widths
+        return f"fusion of {main} and {aux} features, {config.width} wide"
+    if isinstance(config, MAEConfig):
+        return (
+            f"MAE, encoder {describe_model(config.encoder)}; decoder {config.decoder_width} wide, "
+            f"{config.decoder_depth} blocks, {config.decoder_num_heads} heads"
+        )
+    return (
+        f"ViT {config.width} wide, {config.depth} blocks, {config.num_heads} heads, patch "
+        f"{config.patch_size}, {config.image_size} pixels, pool {config.pool}"
+        f"{', LayerScale' if config.layer_scale else ''}, LayerNorm eps {config.norm_eps:g}"
+    )
+
+
+def _bytes(config: ModelConfig) -> int:
+    return sum(dtype.itemsize * math.prod(shape) for shape, dtype in layout(config).values())
 
 
 def _some(keys: list[str]) -> str:
@@ -98,11 +142,13 @@ def plan_file(source: str | os.PathLike[str], options: ReleaseOptions) -> Report
 
     Raises:
         UsageError: something is missing on the command line.
-        FerJaxError: the file is no ViT checkpoint of a known family; see `plan_vit`.
+        FerJaxError: the file is no checkpoint of a known family; see `plan_conversion`.
     """
-    labels = _check(options)
-    plan = plan_vit(open_checkpoint(source), _vit_options(options, labels))
-    return Report(Path(source), plan, labels, options.license)
+    wishes = _options(options)
+    checkpoint = open_checkpoint(source)
+    _check_normalize(checkpoint, options)
+    plan = plan_conversion(checkpoint, wishes)
+    return Report(Path(source), plan, options.license)
 
 
 def convert_file(
@@ -112,84 +158,120 @@ def convert_file(
     *,
     overwrite: bool = False,
 ) -> Report:
-    """Converts a checkpoint file to a bundle.
+    """Converts a checkpoint file to a bundle, and proves that it computes the same.
 
     Args:
         source: a `.pth` (zip format) or `.safetensors` file.
-        out: the folder to make.
+        out: the folder to make. If the proof fails no bundle is written, and the report stands
+            beside it, at `OUT.report.md` and `OUT.report.json`.
         options: what the file cannot say.
         overwrite: replace `out` if it exists.
 
     Returns:
-        What was made.
+        What was made; `Report.proof` says whether it passed.
 
     Raises:
         UsageError: something is missing on the command line.
-        FerJaxError: the file is no ViT checkpoint of a known family; see `convert_vit`.
+        FerJaxError: the file is no checkpoint of a known family; see `convert_checkpoint`.
     """
     source = Path(source)
-    labels = _check(options)
+    wishes = _options(options)
     checkpoint = open_checkpoint(source)
-    conversion = convert_vit(checkpoint, _vit_options(options, labels))
+    _check_normalize(checkpoint, options)
+    conversion = convert_checkpoint(checkpoint, wishes)
+    view = _view(conversion.config, options)
+    bundle = Bundle(
+        kind=conversion.kind,
+        models={"fusion" if view is None else "main": (conversion.config, conversion.params)},
+        views={} if view is None else {"main": view},
+        labels=conversion.labels,
+        provenance=_provenance(checkpoint, conversion, options),
+        license=options.license,
+    )
+    proof = prove(checkpoint, conversion, view) if options.prove else None
+    documents = {}
+    if proof is not None:
+        document = report_document(checkpoint, conversion, bundle.provenance["source"], proof)
+        documents = {
+            JSON_FILE: json.dumps(document, indent=2, allow_nan=False) + "\n",
+            MARKDOWN_FILE: report_markdown(document),
+        }
+    if proof is None or proof.passed:
+        save_bundle(bundle, out, overwrite=overwrite, documents=documents)
+    else:
+        for name, content in documents.items():
+            with atomic_file(f"{os.fspath(out)}.{name}") as partial:
+                partial.write_text(content, encoding="utf-8")
+    return Report(source, conversion, options.license, proof)
+
+
+def _view(config: ModelConfig, options: ReleaseOptions) -> View | None:
+    if isinstance(config, EntryFusionConfig):
+        return None
     mean, std = NORMALIZATIONS[options.normalize]
-    view = View(
+    return View(
         template=options.template,
         crop_source="unknown",
-        image_size=conversion.config.image_size,
+        image_size=config.image_size,
         resize=options.resize,
         mean=mean,
         std=std,
     )
-    bundle = Bundle(
-        kind="encoder" if labels is None else "classifier",
-        models={"main": (conversion.config, conversion.params)},
-        views={"main": view},
-        labels=labels,
-        provenance={
-            "made_by": f"fer-jax convert {__version__}",
-            "source": {
-                "file": source.name,
-                "bytes": source.stat().st_size,
-                "sha256": checkpoint.sha256(),
-                "format": checkpoint.format,
-            },
-            "family": conversion.family,
-            "normalize": options.normalize,
-            "tensors": {
-                target: {"source": key, "transform": transform}
-                for target, (key, transform) in conversion.sources.items()
-            },
-            "left_out": by_reason(conversion.dropped),
+
+
+def _provenance(
+    checkpoint: Checkpoint, conversion: Conversion, options: ReleaseOptions
+) -> dict[str, Any]:
+    return {
+        "made_by": f"fer-jax convert {__version__}",
+        "source": {
+            "file": checkpoint.path.name,
+            "bytes": checkpoint.path.stat().st_size,
+            "sha256": checkpoint.sha256(),
+            "format": checkpoint.format,
         },
-        license=options.license,
-    )
-    save_bundle(bundle, out, overwrite=overwrite)
-    return Report(source, conversion, labels, options.license)
+        "family": conversion.family.name,
+        "normalize": options.normalize,
+        "tensors": {
+            target: {"source": list(source.keys), "transform": source.transform}
+            for target, source in conversion.sources.items()
+        },
+        "left_out": by_reason(conversion.dropped),
+    }
 
 
-def _vit_options(options: ReleaseOptions, labels: LabelSpace | None) -> Options:
-    return Options(
-        family=options.family,
-        labels=labels,
-        num_heads=options.num_heads,
-        norm_eps=options.norm_eps,
-        image_size=options.image_size,
-        pool=options.pool,
-        position_resize=options.position_resize,
-    )
-
-
-def _check(options: ReleaseOptions) -> LabelSpace | None:
-    """The label space that is asked for, if one is."""
+def _options(options: ReleaseOptions) -> Options:
+    """The wishes that concern the model, checked as far as no file is needed."""
     for flag, value, known in (
-        ("--normalize", options.normalize, NORMALIZATIONS),
         ("--resize", options.resize, KERNELS),
         ("--position-resize", options.position_resize, POSITION_KERNELS),
+        ("--normalize", options.normalize, (None, *NORMALIZATIONS)),
     ):
         if value not in known:
-            raise UsageError(f"{flag} {value!r} must be one of {', '.join(known)}")
+            names = ", ".join(name for name in known if name)
+            raise UsageError(f"{flag} {value!r} must be one of {names}")
     if options.norm_eps is not None and not 0 < options.norm_eps < 1:
         raise UsageError(f"--eps {options.norm_eps} must lie between 0 and 1")
     if options.image_size is not None and not 0 < options.image_size <= 4096:
         raise UsageError(f"--image-size {options.image_size} must lie between 1 and 4096")
-    return label_space(options.labels) if options.labels else None
+    spaces = {
+        field: label_space(name) if (name := getattr(options, field)) else None
+        for field in ("labels", "map_labels", "fresh_head")
+    }
+    same = ("family", "decoder", "num_heads", "decoder_heads", "norm_pix", "norm_eps")
+    same += ("image_size", "pool", "position_resize", "dtype")
+    return Options(
+        labels=spaces["labels"],
+        map_to=spaces["map_labels"],
+        fresh_head=spaces["fresh_head"],
+        **{name: getattr(options, name) for name in same},
+    )
+
+
+def _check_normalize(checkpoint: Checkpoint, options: ReleaseOptions) -> None:
+    """A model of images needs a mean and a standard deviation, a fusion has no use for them."""
+    family, _ = family_of(checkpoint, options.family)
+    if family.model == "fusion" and options.normalize is not None:
+        raise UsageError("--normalize is for models of images; a fusion takes features")
+    if family.model != "fusion" and options.normalize is None:
+        raise UsageError("--normalize is missing: imagenet or mae_face, as the model was trained")

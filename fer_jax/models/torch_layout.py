@@ -1,13 +1,17 @@
-"""ViT params <-> one tensor a block, in the names and layouts of MAE and timm.
+"""Params <-> one tensor a block, in the names and layouts of MAE, timm and the entry's fusion.
 
 In memory the blocks are stacked and kernels are (in, out); in files every tensor stands alone under
 its PyTorch name, kernels (out, in) and convolutions OIHW. This table is the only place that knows
 both; converters and bundles go through it.
 
-Source: `state_dict` of facebookresearch/mae `models_vit.py` and timm `vision_transformer.py`.
+Source: `state_dict` of facebookresearch/mae `models_vit.py` and `models_mae.py`, timm
+`vision_transformer.py`, and the ABAW6 entry's fusion (arXiv 2403.13039).
 """
 
 import dataclasses
+import functools
+import types
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -16,8 +20,12 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
-from fer_jax.models import vit
+from fer_jax.models import fusion, mae, vit
+from fer_jax.models.fusion import EntryFusionConfig
+from fer_jax.models.mae import MAEConfig
 from fer_jax.models.vit import Params, ViTConfig
+
+ModelConfig = ViTConfig | MAEConfig | EntryFusionConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -55,22 +63,52 @@ def _linear(name: str, path: str) -> tuple[Rule, Rule]:
     return _affine(name, path, "linear", "kernel")
 
 
-VIT_RULES = (
+def _blocks(name: str, path: str) -> tuple[Rule, ...]:
+    return (
+        *_norm(f"{name}.{{i}}.norm1", f"{path}/norm1"),
+        *_linear(f"{name}.{{i}}.attn.qkv", f"{path}/attn/qkv"),
+        *_linear(f"{name}.{{i}}.attn.proj", f"{path}/attn/proj"),
+        Rule(f"{name}.{{i}}.ls1.gamma", f"{path}/ls1/gamma"),
+        *_norm(f"{name}.{{i}}.norm2", f"{path}/norm2"),
+        *_linear(f"{name}.{{i}}.mlp.fc1", f"{path}/mlp/fc1"),
+        *_linear(f"{name}.{{i}}.mlp.fc2", f"{path}/mlp/fc2"),
+        Rule(f"{name}.{{i}}.ls2.gamma", f"{path}/ls2/gamma"),
+    )
+
+
+_VIT_RULES = (
     Rule("cls_token", "cls_token"),
     Rule("pos_embed", "pos_embed"),
     *_affine("patch_embed.proj", "patch_embed", "conv", "kernel"),
-    *_norm("blocks.{i}.norm1", "blocks/norm1"),
-    *_linear("blocks.{i}.attn.qkv", "blocks/attn/qkv"),
-    *_linear("blocks.{i}.attn.proj", "blocks/attn/proj"),
-    Rule("blocks.{i}.ls1.gamma", "blocks/ls1/gamma"),
-    *_norm("blocks.{i}.norm2", "blocks/norm2"),
-    *_linear("blocks.{i}.mlp.fc1", "blocks/mlp/fc1"),
-    *_linear("blocks.{i}.mlp.fc2", "blocks/mlp/fc2"),
-    Rule("blocks.{i}.ls2.gamma", "blocks/ls2/gamma"),
+    *_blocks("blocks", "blocks"),
     *_norm("norm", "norm"),
     *_norm("fc_norm", "fc_norm"),
     *_linear("head", "head"),
 )
+_MAE_RULES = (
+    *(dataclasses.replace(rule, path=f"encoder/{rule.path}") for rule in _VIT_RULES),
+    Rule("mask_token", "decoder/mask_token"),
+    Rule("decoder_pos_embed", "decoder/pos_embed"),
+    *_linear("decoder_embed", "decoder/embed"),
+    *_blocks("decoder_blocks", "decoder/blocks"),
+    *_norm("decoder_norm", "decoder/norm"),
+    *_linear("decoder_pred", "decoder/pred"),
+)
+_FUSION_RULES = (
+    Rule("mha.in_proj_weight", "attention/in_proj/kernel", "linear"),
+    Rule("mha.in_proj_bias", "attention/in_proj/bias"),
+    *_linear("mha.out_proj", "attention/out_proj"),
+    *_linear("linear1", "main"),
+    *_linear("linear2", "aux"),
+    *_linear("linear_key", "key"),
+    *_linear("mlp.0", "mlp/fc1"),
+    *_linear("mlp.1", "mlp/fc2"),
+)
+_MODELS = {
+    ViTConfig: (vit.init, _VIT_RULES),
+    MAEConfig: (mae.init, _MAE_RULES),
+    EntryFusionConfig: (fusion.init, _FUSION_RULES),
+}
 
 _TO_TORCH = {"copy": None, "linear": (1, 0), "conv": (3, 2, 0, 1)}
 _FROM_TORCH = {"copy": None, "linear": (1, 0), "conv": (2, 3, 1, 0)}
@@ -91,16 +129,18 @@ class Target:
     torch_shape: tuple[int, ...]
 
 
-def targets(config: ViTConfig) -> dict[str, Target]:
+@functools.lru_cache(maxsize=64)
+def targets(config: ModelConfig) -> Mapping[str, Target]:
     """Every tensor of a model, by its PyTorch name, in the order of the table."""
-    shapes = jax.eval_shape(lambda: vit.init(config, jax.random.key(0)))
+    init, rules = _MODELS[type(config)]
+    shapes = jax.eval_shape(lambda: init(config, jax.random.key(0)))
     leaves = traverse_util.flatten_dict(shapes, sep="/")
     found = {}
-    for rule in VIT_RULES:
+    for rule in rules:
         if rule.path not in leaves:
             continue
         shape = leaves[rule.path].shape
-        for block in range(config.depth) if rule.stacked else (None,):
+        for block in range(shape[0]) if rule.stacked else (None,):
             own = shape if block is None else shape[1:]
             axes = _TO_TORCH[rule.transform]
             torch_shape = own if axes is None else tuple(own[axis] for axis in axes)
@@ -108,16 +148,16 @@ def targets(config: ViTConfig) -> dict[str, Target]:
             found[name] = Target(name, rule.path, rule.transform, block, torch_shape)
     missing = leaves.keys() - {target.path for target in found.values()}
     assert not missing, f"no rule for {sorted(missing)}"
-    return found
+    return types.MappingProxyType(found)
 
 
-def layout(config: ViTConfig) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
+def layout(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """Shape in PyTorch's layout and dtype of every tensor of a model, by its PyTorch name."""
     dtype = jnp.dtype(config.param_dtype)
     return {name: (target.torch_shape, dtype) for name, target in targets(config).items()}
 
 
-def from_torch_layout(tensors: Mapping[str, np.ndarray], config: ViTConfig) -> Params:
+def from_torch_layout(tensors: Mapping[str, np.ndarray], config: ModelConfig) -> Params:
     """Builds params from tensors in PyTorch's names and layouts.
 
     Args:
@@ -140,6 +180,7 @@ def from_torch_layout(tensors: Mapping[str, np.ndarray], config: ViTConfig) -> P
     ]
     if faults:
         raise ValueError("; ".join(faults))
+    depths = Counter(target.path for target in wanted.values())
     leaves: dict[str, np.ndarray] = {}
     for name, target in wanted.items():
         array = _transposed(np.asarray(tensors[name]), _FROM_TORCH[target.transform])
@@ -147,12 +188,12 @@ def from_torch_layout(tensors: Mapping[str, np.ndarray], config: ViTConfig) -> P
             leaves[target.path] = np.ascontiguousarray(array)
         else:
             if target.block == 0:
-                leaves[target.path] = np.empty((config.depth, *array.shape), array.dtype)
+                leaves[target.path] = np.empty((depths[target.path], *array.shape), array.dtype)
             leaves[target.path][target.block] = array
     return traverse_util.unflatten_dict(leaves, sep="/")
 
 
-def to_torch_layout(params: Params, config: ViTConfig) -> Iterator[tuple[str, np.ndarray]]:
+def to_torch_layout(params: Params, config: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
     """Yields (PyTorch name, tensor in PyTorch's layout) for every tensor of the model."""
     leaves: dict[str, Any] = traverse_util.flatten_dict(params, sep="/")
     for name, target in targets(config).items():

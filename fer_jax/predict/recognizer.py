@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Float32, UInt8
 from tqdm import tqdm
 
 from fer_jax.bundle import Bundle, bundle_function, load_bundle
+from fer_jax.bundle_schema import encoder_bundle
 from fer_jax.errors import FerJaxError
 from fer_jax.ops.normalize import normalize
 from fer_jax.ops.resize import resize_host
@@ -92,18 +93,25 @@ class Recognizer:
         self.batch_size = batch_size
         self.dtype = dtype
         self.precision = precision
+        if bundle.kind == "fusion":
+            raise FerJaxError(
+                f"{path or 'this bundle'}: is a fusion, which takes the features of two encoders "
+                "and no faces; call fer_jax.models.fusion.apply with its parameters"
+            )
+        runs = encoder_bundle(bundle)
         models = {
             name: (dataclasses.replace(config, dtype=dtype, attention="xla"), params)
-            for name, (config, params) in bundle.models.items()
+            for name, (config, params) in runs.models.items()
         }
-        function = bundle_function(dataclasses.replace(bundle, models=models))
+        function = bundle_function(dataclasses.replace(runs, models=models))
 
         def run(params: Any, inputs: Any) -> Any:
             with jax.default_matmul_precision(precision):
                 return function(params, inputs)
 
         self._function = jax.jit(run)
-        self._params = jax.tree.map(jnp.asarray, bundle.params)
+        self._params = jax.tree.map(jnp.asarray, runs.params)
+        self._widths = {name: config.width for name, (config, _) in runs.models.items()}
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -252,10 +260,9 @@ class Recognizer:
             running = (outputs, number)
         if running is not None:
             done.append(_fetch(*running))
-        widths = {name: config.width for name, (config, _) in self.bundle.models.items()}
         features = {
             name: np.concatenate([np.zeros((0, width), np.float32), *(f[name] for _, f in done)])
-            for name, width in widths.items()
+            for name, width in self._widths.items()
         }
         if self.bundle.labels is None:
             return None, features

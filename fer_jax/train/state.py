@@ -11,6 +11,7 @@ from flax import traverse_util
 from jax.sharding import Mesh
 
 from fer_jax.bundle import Bundle, View
+from fer_jax.bundle_schema import encoder_bundle
 from fer_jax.errors import FerJaxError
 from fer_jax.labels import LabelSpace
 from fer_jax.models import vit
@@ -94,19 +95,22 @@ def from_scratch(config: TrainConfig, labels: LabelSpace, template: str) -> Star
 
 
 def from_bundle(config: TrainConfig, bundle: Bundle, labels: LabelSpace, template: str) -> Start:
-    """The bundle's encoder with what this task needs put on or taken off.
+    """The bundle's encoder, an MAE's too, with what this task needs put on or taken off.
 
     A head is kept only if it was trained for the same label space and pooling. Position embeddings
     are interpolated if the size of the input changes.
 
     Raises:
-        FerJaxError: the bundle's parameters do not fit an encoder of its own configuration.
+        FerJaxError: the bundle holds no encoder, or one that does not fit its own configuration.
     """
-    old_config, old_params = bundle.models["main"]
+    if "main" not in bundle.models:
+        raise FerJaxError(f"{config.backbone}: is of the kind {bundle.kind}, which has no encoder")
+    old_config, old_params = encoder_bundle(bundle).models["main"]
     old_view = bundle.views["main"]
     vit_config = dataclasses.replace(
         old_config,
         **_run_fields(config.model),
+        param_dtype="float32",  # whatever the bundle keeps: small steps are lost in fewer bits
         image_size=config.model.image_size or old_config.image_size,
         num_classes=len(labels),
     )

@@ -1,0 +1,84 @@
+"""What a bundle computes: from aligned faces to logits and features, as pure functions."""
+
+from collections.abc import Callable, Mapping
+
+import numpy as np
+from jaxtyping import Array, Float, Shaped
+
+from fer_jax.bundle_schema import Bundle, View
+from fer_jax.models import fusion, vit
+from fer_jax.models.vit import Params
+from fer_jax.ops.normalize import normalize
+from fer_jax.ops.resize import resize
+from fer_jax.ops.views import cut_view
+
+Outputs = tuple[Float[Array, "b classes"] | None, dict[str, Float[Array, "b width"]]]
+
+
+def preprocess(
+    view: View, faces: Shaped[Array | np.ndarray, "b h w 3"]
+) -> Float[Array, "b size size 3"]:
+    r"""Prepares aligned faces for a model: $(\mathrm{resize}(\mathrm{cut}(x)) / 255 - m) / s$.
+
+    Args:
+        view: what the model takes.
+        faces: whole aligned faces, RGB, uint8 or float in [0, 255]. The view is cut here.
+
+    Returns:
+        Normalised float32 images. Pure; jits with `view` closed over.
+    """
+    images = resize(cut_view(faces, view.view), view.image_size, view.resize)
+    return normalize(images, view.mean, view.std)
+
+
+def bundle_function(
+    bundle: Bundle,
+) -> Callable[[Mapping[str, Params], Mapping[str, Float[Array, "b size size 3"]]], Outputs]:
+    """The bundle's model as a pure function of its parameters and normalised images.
+
+    Args:
+        bundle: only its configurations are used.
+
+    Returns:
+        A function (`bundle.params`, {"main": images, ...}) -> (logits, features): logits
+        (batch, classes), None for kinds without labels; features {"main": pooled, ...} float32, of
+        an MAE the encoder's on whole images. A fusion takes the features {"main": (batch, width),
+        "aux": ...} of two encoders, and its own feature is `fusion`.
+    """
+    if bundle.kind == "fusion":
+        return _fused
+    is_mae = bundle.kind == "mae"
+    graphs = {
+        name: vit.build(config.encoder if is_mae else config)
+        for name, (config, _) in bundle.models.items()
+    }
+
+    def function(
+        params: Mapping[str, Params], inputs: Mapping[str, Float[Array, "b size size 3"]]
+    ) -> Outputs:
+        if is_mae:
+            params = {name: own["encoder"] for name, own in params.items()}
+        outputs = {name: vit.apply(graphs[name], params[name], inputs[name]) for name in graphs}
+        features = {name: found["pooled"] for name, (_, found) in outputs.items()}
+        return outputs["main"][0], features
+
+    return function
+
+
+def _fused(params: Mapping[str, Params], inputs: Mapping[str, Float[Array, "b width"]]) -> Outputs:
+    logits, stages = fusion.apply(params["fusion"], inputs, intermediates=True)
+    return logits, {"fusion": stages["fused"]}
+
+
+def forward(bundle: Bundle, faces: Shaped[Array | np.ndarray, "b h w 3"]) -> Outputs:
+    """Runs a bundle on aligned faces; pure.
+
+    Args:
+        bundle: a loaded bundle.
+        faces: whole aligned faces, RGB, uint8 or float in [0, 255].
+
+    Returns:
+        Logits (None for kinds without labels), and pooled features by model.
+    """
+    inputs = {name: preprocess(view, faces) for name, view in bundle.views.items()}
+    return bundle_function(bundle)(bundle.params, inputs)

@@ -1,0 +1,114 @@
+"""What defines a Vision Transformer: one frozen configuration, and the registered sizes."""
+
+import dataclasses
+from typing import Any
+
+import jax
+
+from fer_jax.errors import FerJaxError
+
+# width, depth, heads, patch size
+SIZES = {
+    "tiny": (192, 12, 3, 16),
+    "small": (384, 12, 6, 16),
+    "base": (768, 12, 12, 16),
+    "large": (1024, 24, 16, 16),
+    "huge": (1280, 32, 16, 14),
+}
+POOLS = ("cls", "avg")
+REMAT_POLICIES = {
+    "none": None,
+    "full": jax.checkpoint_policies.nothing_saveable,
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
+}
+ATTENTIONS = {"auto": None, "xla": "xla", "cudnn": "cudnn"}
+
+
+@dataclasses.dataclass(frozen=True)
+class ViTConfig:
+    """What defines a ViT; every field that is not a matter of speed is written into bundles.
+
+    Attributes:
+        image_size: side of the square input, pixels; a multiple of `patch_size`.
+        patch_size: side of a patch, pixels.
+        width: token width D.
+        depth: number of blocks.
+        num_heads: attention heads; divides `width`.
+        mlp_ratio: hidden width of the MLP over D.
+        num_classes: outputs of the head; 0 for no head.
+        pool: `cls` (LayerNorm over all tokens, then the CLS token) or `avg` (mean of the patch
+            tokens without CLS, then `fc_norm`, MAE's global pool).
+        layer_scale: learned scale on both residual branches (DINOv2).
+        layer_scale_init: its initial value.
+        head_init: standard deviation of the head's first weights.
+        drop_path: largest rate of stochastic depth; rates rise linearly over the blocks from 0.
+        norm_eps: epsilon of every LayerNorm.
+        dtype: of the computation; parameters are cast when used.
+        param_dtype: of the parameters.
+        scan_layers: loop over the stacked blocks instead of unrolling them.
+        remat: what the backward pass recomputes: `none` | `full` | `dots` (keeps matmul results).
+        attention: implementation of `jax.nn.dot_product_attention`: `auto` | `xla` | `cudnn`.
+    """
+
+    image_size: int = 224
+    patch_size: int = 16
+    width: int = 768
+    depth: int = 12
+    num_heads: int = 12
+    mlp_ratio: float = 4.0
+    num_classes: int = 0
+    pool: str = "cls"
+    layer_scale: bool = False
+    layer_scale_init: float = 1e-5
+    head_init: float = 2e-5
+    drop_path: float = 0.0
+    norm_eps: float = 1e-6
+    dtype: str = "float32"
+    param_dtype: str = "float32"
+    scan_layers: bool = True
+    remat: str = "none"
+    attention: str = "xla"
+
+    def __post_init__(self) -> None:
+        if self.image_size % self.patch_size:
+            raise FerJaxError(
+                f"image_size={self.image_size} must be a multiple of patch_size={self.patch_size}"
+            )
+        if self.width % self.num_heads:
+            raise FerJaxError(f"num_heads={self.num_heads} must divide width={self.width}")
+        if not 0 <= self.drop_path < 1:
+            raise FerJaxError(f"drop_path={self.drop_path} must lie in [0, 1)")
+        for field, known in (("pool", POOLS), ("remat", REMAT_POLICIES), ("attention", ATTENTIONS)):
+            value = getattr(self, field)
+            if value not in known:
+                raise FerJaxError(f"{field}={value!r} must be one of {', '.join(known)}")
+
+    @property
+    def grid(self) -> int:
+        """Patches along one side."""
+        return self.image_size // self.patch_size
+
+    @property
+    def num_tokens(self) -> int:
+        """Patch tokens and the CLS token."""
+        return self.grid**2 + 1
+
+
+def vit_config(size: str, **overrides: Any) -> ViTConfig:
+    """The configuration of a registered size.
+
+    Args:
+        size: `tiny` | `small` | `base` | `large` | `huge`.
+        **overrides: fields of `ViTConfig`.
+
+    Raises:
+        FerJaxError: no such size.
+
+    >>> vit_config("base", num_classes=8).num_tokens
+    197
+    """
+    if size not in SIZES:
+        raise FerJaxError(f"size {size!r} is not known; one of {', '.join(SIZES)}")
+    width, depth, num_heads, patch_size = SIZES[size]
+    fields = {"width": width, "depth": depth, "num_heads": num_heads, "patch_size": patch_size}
+    return ViTConfig(**(fields | overrides))
