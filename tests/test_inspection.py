@@ -150,7 +150,7 @@ def test_a_dry_run_prints_every_key_and_writes_nothing(tmp_path, capsys):
     left_out = [line.split(": ")[1] for line in printed.splitlines() if line.startswith("left out")]
     gone = [k for k in arrays if k.startswith(("decoder", "mask", "head"))]
     assert sorted(left_out) == sorted([f"model.{k}" for k in gone] + ["epoch", "args", "optimizer"])
-    assert "positions: bicubic 3 -> 5" in printed
+    assert "pos_embed: bicubic 3 -> 5" in printed
     kept = sum(v.size for k, v in arrays.items() if k not in gone) + (25 - 9) * 32
     assert f"{path.stat().st_size:,} in the file, {4 * kept:,} of float32" in printed
     assert "bundle: would be written" in printed

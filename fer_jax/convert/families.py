@@ -44,7 +44,10 @@ class Rule:
         """The key of a target, if it is this rule's."""
         escaped = re.escape(self.target).replace(r"\{", "{").replace(r"\}", "}")
         found = re.fullmatch(re.sub(r"\{\d\}", r"([^.]+)", escaped), target)
-        return found and (self.writes or self.target).format(*found.groups(), prefix=prefix)
+        if not found:
+            return None
+        key = (self.writes or self.target).format(*found.groups(), prefix=prefix)
+        return key if self.match(key) == target else None  # what is written is read back
 
 
 @dataclasses.dataclass(frozen=True)

@@ -183,31 +183,31 @@ class _Archive:
         return self.cache[name]
 
     def _stored(self, info: zipfile.ZipInfo) -> np.ndarray:
+        part = f"part {shown(info.filename)}"
         header = bytes(self.mapped[info.header_offset : info.header_offset + 30])
         if len(header) < 30 or header[:4] != b"PK\x03\x04":
-            raise self.damaged(f"part {shown(info.filename)} is not where the zip file says")
+            raise self.damaged(f"{part} is not where the zip file says")
         lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
         begin = info.header_offset + 30 + lengths
         if info.compress_size != info.file_size or begin + info.file_size > self.mapped.size:
-            raise self.damaged(f"part {shown(info.filename)} reaches beyond the end of the file")
+            raise self.damaged(f"{part} reaches beyond the end of the file")
         values = self.mapped[begin : begin + info.file_size]
         if self.has_checksums and zlib.crc32(values) != info.CRC:
-            raise self.damaged(f"part {shown(info.filename)} does not match its checksum")
+            raise self.damaged(f"{part} does not match its checksum")
         return values
 
     def _decompressed(self, info: zipfile.ZipInfo) -> np.ndarray:
-        name = shown(info.filename)
+        part = f"part {shown(info.filename)}"
         self.allowance -= info.file_size
         if self.allowance < 0:
-            raise self.damaged(f"part {name} claims {info.file_size} bytes when unpacked")
+            raise self.damaged(f"{part} claims {info.file_size} bytes when unpacked")
         try:
             with zipfile.ZipFile(self.path) as archive, archive.open(info) as member:
                 data = member.read(info.file_size)
         except _ZIP_ERRORS as error:
-            reason = shown(str(error))  # zipfile quotes the file
-            raise self.damaged(f"part {name} cannot be unpacked ({reason})") from error
+            raise self.damaged(f"{part} cannot be unpacked ({shown(str(error))})") from error
         if len(data) != info.file_size:
-            raise self.damaged(f"part {name} is shorter than the zip file says")
+            raise self.damaged(f"{part} is shorter than the zip file says")
         return np.frombuffer(data, np.uint8)
 
 
@@ -253,9 +253,9 @@ def _checked_tensor(
     size, stride = _integers(size), _integers(stride)
     if len(size) != len(stride):
         raise RefusedPickleError("a tensor's size and stride differ in length")
-    if _product(tuple(n for n in size if n)) >= 1 << 48:  # without values, and too large for numpy
-        raise RefusedPickleError("a tensor has impossible dimensions")
     elements = _product(size)
+    if not elements and _product(tuple(n for n in size if n)) >= 1 << 48:  # too large for numpy
+        raise RefusedPickleError("a tensor has impossible dimensions")
     last = offset + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
     if elements and (last >= count or elements > count):
         raise RefusedPickleError(
@@ -396,8 +396,7 @@ def _storage(archive: _Archive, key: Any) -> _Storage:
         raise RefusedPickleError("a storage without a type or a name")
     dtype = _DTYPES[_STORAGES[kind.name]]
     (count,) = _integers((count,))
-    if archive.size(f"data/{name}") != count * dtype.itemsize:
-        raise RefusedPickleError(
-            f"storage {shown(name)} has {archive.size(f'data/{name}')} bytes for {count} x {dtype}"
-        )
+    held = archive.size(f"data/{name}")
+    if held != count * dtype.itemsize:
+        raise RefusedPickleError(f"storage {shown(name)} has {held} bytes for {count} x {dtype}")
     return _Storage(archive, name, dtype, count)
