@@ -12,7 +12,7 @@ from fer_jax.ops.normalize import normalize
 from fer_jax.ops.resize import resize
 from fer_jax.ops.views import cut_view
 
-Outputs = tuple[Float[Array, "b classes"] | None, dict[str, Float[Array, "b width"]]]
+Outputs = tuple[Float[Array, "b classes"] | None, dict[str, Float[Array, "b _"]]]
 
 
 def preprocess(
@@ -65,7 +65,7 @@ def bundle_function(
     return function
 
 
-def _fused(params: Mapping[str, Params], inputs: Mapping[str, Float[Array, "b width"]]) -> Outputs:
+def _fused(params: Mapping[str, Params], inputs: Mapping[str, Float[Array | np.ndarray, "b _"]]) -> Outputs:
     logits, stages = fusion.apply(params["fusion"], inputs, intermediates=True)
     return logits, {"fusion": stages["fused"]}
 

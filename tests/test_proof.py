@@ -1,0 +1,221 @@
+"""The proof must pass what is right, and must not pass what is wrong."""
+
+import dataclasses
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from pth_files import vit_tensors, write_checkpoint
+
+from fer_jax.bundle import View, load_bundle
+from fer_jax.cli.main import main
+from fer_jax.convert import proof, torch_reference
+from fer_jax.convert.checkpoint import open_checkpoint
+from fer_jax.convert.options import Options
+from fer_jax.convert.plan import convert_checkpoint
+from fer_jax.labels import label_space
+from fer_jax.models import blocks, vit
+
+ROOT = Path(__file__).parent.parent
+VIEW = View(
+    template="unknown",
+    crop_source="unknown",
+    image_size=24,
+    resize="bicubic_antialias",
+    mean=(0.5, 0.5, 0.5),
+    std=(0.25, 0.25, 0.25),
+)
+
+
+def trained(**made) -> dict[str, np.ndarray]:
+    """A tiny ViT with numbers of a trained one: scales around 1, attention that tells tokens."""
+    rng = np.random.default_rng(5)
+    tensors = {}
+    for name, values in vit_tensors(**made).items():
+        if "norm" in name and name.endswith("weight"):
+            tensors[name] = (1 + 0.3 * rng.normal(size=values.shape)).astype(np.float32)
+        else:
+            tensors[name] = 3 * values
+    return tensors
+
+
+@pytest.fixture
+def checkpoint(tmp_path):
+    return open_checkpoint(write_checkpoint(tmp_path, trained(classes=7)))
+
+
+OPTIONS = Options(num_heads=4, labels=label_space("expw"))
+
+
+def prove(checkpoint, options=OPTIONS):
+    return proof.prove(checkpoint, convert_checkpoint(checkpoint, options), VIEW)
+
+
+def test_what_is_right_passes(checkpoint):
+    found = prove(checkpoint)
+    assert found.passed
+    names = ["patch_embed", "embed", "blocks.0", "blocks.1", "norm", "pooled", "logits"]
+    assert [stage.name for stage in found.stages] == names
+    assert found.stages[-1].shape == (2, 7)
+    for stage in found.stages:
+        assert 0 < stage.floor < 1e-5
+        assert (stage.torch is not None) == torch_reference.available()
+    assert not found.rounding
+    assert found.worst in found.stages
+
+
+def _converted(checkpoint, options=OPTIONS):
+    """A conversion whose params may be written to."""
+    conversion = convert_checkpoint(checkpoint, options)
+    return dataclasses.replace(conversion, params=jax.tree.map(np.array, conversion.params))
+
+
+def _first_failure(found) -> str:
+    assert not found.passed
+    return next(stage.name for stage in found.stages if not stage.passed)
+
+
+def _fresh_programs(monkeypatch) -> None:
+    """The graph of a model is kept by `build`; a changed module must be traced anew."""
+    jax.clear_caches()
+    vit.build.cache_clear()
+
+
+def test_tanh_gelu_is_seen_in_the_first_block(checkpoint, monkeypatch):
+    exact = jax.nn.gelu
+    monkeypatch.setattr(blocks.jax.nn, "gelu", lambda x, approximate: exact(x, approximate=True))
+    _fresh_programs(monkeypatch)
+    assert _first_failure(prove(checkpoint)) == "blocks.0"
+
+
+def test_another_epsilon_is_seen(checkpoint, monkeypatch):
+    conversion = _converted(checkpoint)
+    right = proof._jax_stages
+
+    def wrong(config, params, inputs):
+        return right(dataclasses.replace(config, norm_eps=1e-5), params, inputs)
+
+    monkeypatch.setattr(proof, "_jax_stages", wrong)
+    assert _first_failure(proof.prove(checkpoint, conversion, VIEW)) == "blocks.0"
+
+
+@pytest.mark.parametrize(
+    ("leaf", "stage"),
+    [
+        (("patch_embed", "kernel"), "patch_embed"),
+        (("cls_token",), "embed"),
+        (("pos_embed",), "embed"),
+        (("blocks", "attn", "qkv", "kernel"), "blocks.0"),
+        (("blocks", "mlp", "fc2", "bias"), "blocks.0"),
+        (("norm", "scale"), "norm"),
+        (("head", "kernel"), "logits"),
+    ],
+)
+def test_one_wrong_number_is_seen_where_it_is(checkpoint, leaf, stage):
+    conversion = _converted(checkpoint)
+    values = conversion.params
+    for name in leaf:
+        values = values[name]
+    values.reshape(-1)[1] += 0.01
+    assert _first_failure(proof.prove(checkpoint, conversion, VIEW)) == stage
+
+
+def test_query_and_key_swapped_are_seen(checkpoint):
+    conversion = _converted(checkpoint)
+    kernel = conversion.params["blocks"]["attn"]["qkv"]["kernel"]
+    kernel[1] = kernel[1][:, [*range(32, 64), *range(32), *range(64, 96)]]
+    assert _first_failure(proof.prove(checkpoint, conversion, VIEW)) == "blocks.1"
+
+
+def test_nan_never_passes(checkpoint):
+    conversion = _converted(checkpoint)
+    conversion.params["head"]["bias"][2] = np.nan
+    assert _first_failure(proof.prove(checkpoint, conversion, VIEW)) == "logits"
+
+
+@pytest.mark.parametrize(("dtype", "least"), [("bfloat16", 1e-3), ("float16", 1e-4)])
+def test_rounding_is_measured_and_not_held_against_the_model(checkpoint, dtype, least):
+    options = Options(num_heads=4, labels=label_space("expw"), dtype=dtype)
+    found = prove(checkpoint, options)
+    assert found.passed
+    assert [one.name for one in found.rounding] == ["pooled", "logits"]
+    for one in found.rounding:
+        assert least < one.relative < 30 * least
+    assert found.rounding[1].same_class in (0, 0.5, 1)
+
+
+def test_positions_and_heads_that_are_changed_pass(tmp_path):
+    path = write_checkpoint(tmp_path, trained(classes=8))
+    labels = {"labels": label_space("affectnet8"), "map_to": label_space("affectnet7")}
+    options = Options(num_heads=4, image_size=24, **labels)
+    assert prove(open_checkpoint(path), options).passed
+    options = Options(num_heads=4, fresh_head=label_space("expw"))
+    assert prove(open_checkpoint(path), options).passed
+
+
+def test_the_report_names_every_tensor(tmp_path, capsys):
+    arrays = trained(decoder=True)
+    path = write_checkpoint(tmp_path, arrays)
+    out = tmp_path / "bundle"
+    assert main(["convert", str(path), str(out), "--normalize", "imagenet", "--heads", "4"]) == 0
+    document = json.loads((out / "report.json").read_text())
+    assert document["result"] == "PASS"
+    assert {key: document["source"][key] for key in ("file", "format")} == {
+        "file": "model.pth",
+        "format": "pth",
+    }
+    keys = {part["key"] for row in document["tensors"] for part in row["from"]}
+    assert keys | document["left_out"].keys() == {
+        *(f"model.{name}" for name in arrays),
+        *("epoch", "args", "optimizer"),
+    }
+    row = next(r for r in document["tensors"] if r["name"] == "blocks.1.mlp.fc1.weight")
+    assert (row["leaf"], row["block"], row["shape"]) == ("blocks/mlp/fc1/kernel", 1, [128, 32])
+    raw = np.ascontiguousarray(arrays["blocks.1.mlp.fc1.weight"]).tobytes()
+    assert row["from"][0]["sha256"] == hashlib.sha256(raw).hexdigest()
+    text = (out / "report.md").read_text()
+    assert text.startswith("# PASS: model.pth as a JAX encoder\n")
+    for name in ("blocks.1", "`model.blocks.1.mlp.fc1.weight`", "## Left out", "noise floor"):
+        assert name in text
+    load_bundle(out)
+
+
+def test_a_failed_proof_writes_no_bundle_and_exits_with_1(tmp_path, capsys, monkeypatch):
+    path = write_checkpoint(tmp_path, trained())
+    out = tmp_path / "bundle"
+    exact = jax.nn.gelu
+    monkeypatch.setattr(blocks.jax.nn, "gelu", lambda x, approximate: exact(x, approximate=True))
+    _fresh_programs(monkeypatch)
+    assert main(["convert", str(path), str(out), "--normalize", "imagenet", "--heads", "4"]) == 1
+    printed = capsys.readouterr().out
+    assert "proof: FAIL" in printed
+    assert f"{out}: not written, see {out}.report.md" in printed
+    assert not out.exists()
+    assert (tmp_path / "bundle.report.md").read_text().startswith("# FAIL: model.pth")
+    assert json.loads((tmp_path / "bundle.report.json").read_text())["result"] == "FAIL"
+
+
+def test_without_the_proof_there_is_no_report(tmp_path, capsys):
+    path = write_checkpoint(tmp_path, trained())
+    out = tmp_path / "bundle"
+    wishes = ["--normalize", "imagenet", "--heads", "4", "--no-proof"]
+    assert main(["convert", str(path), str(out), *wishes]) == 0
+    assert "proof:" not in capsys.readouterr().out
+    assert {file.name for file in out.iterdir()} == {
+        *("bundle.json", "golden.npz", "params.safetensors"),
+    }
+
+
+def test_the_tool_does_the_same_from_a_checkout(tmp_path):
+    path = write_checkpoint(tmp_path, trained())
+    command = [sys.executable, str(ROOT / "tools" / "convert_weights.py"), str(path)]
+    command += [str(tmp_path / "bundle"), "--normalize", "imagenet", "--heads", "4"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "proof: PASS" in done.stdout
+    assert (tmp_path / "bundle" / "report.md").exists()
