@@ -22,6 +22,7 @@ from fer_jax.errors import FerJaxError
 from fer_jax.forward import bundle_function, forward, preprocess
 from fer_jax.golden import (
     GOLDEN_TOLERANCE,
+    Program,
     golden_inputs,
     golden_outputs,
     read_golden,
@@ -55,6 +56,7 @@ def save_bundle(
     overwrite: bool = False,
     golden_faces: UInt8[np.ndarray, "b h w 3"] | None = None,
     documents: Mapping[str, str] | None = None,
+    program: Program | None = None,
 ) -> None:
     """Writes a bundle; what stands at `path` afterwards is whole.
 
@@ -64,13 +66,14 @@ def save_bundle(
         overwrite: replace a folder that exists.
         golden_faces: faces for the golden sample; drawn from a seed if not given.
         documents: texts to write beside, by file name.
+        program: of the golden sample on drawn faces, if `compile_golden` made it before.
 
     Raises:
         FerJaxError: the folder exists, or the model's outputs are not finite.
     """
     inputs = golden_inputs(bundle, golden_faces)
     with atomic_directory(path, marker=DOCUMENT_FILE, overwrite=overwrite) as folder:
-        outputs = golden_outputs(bundle, inputs)
+        outputs = golden_outputs(bundle, inputs, program)
         if not all(np.isfinite(values).all() for values in outputs.values()):
             raise FerJaxError(f"{path}: the model's outputs are not finite; nothing was written")
         write_safetensors(folder / PARAMS_FILE, _layout(bundle.models), _tensors(bundle))

@@ -32,6 +32,7 @@ _SEED = 20240319
 _PLAIN = {"dtype": "float32", "scan_layers": True, "remat": "none", "attention": "xla"}
 
 Arrays = dict[str, np.ndarray]
+Program = Callable[[Mapping[str, Any], dict[str, np.ndarray]], dict[str, Array]]
 
 
 def golden_inputs(bundle: Bundle, faces: UInt8[np.ndarray, "b h w 3"] | None = None) -> Arrays:
@@ -77,17 +78,34 @@ def plain(config: ModelConfig) -> ModelConfig:
     return dataclasses.replace(config, **_PLAIN) if isinstance(config, ViTConfig) else config
 
 
-def golden_outputs(bundle: Bundle, inputs: Mapping[str, np.ndarray]) -> Arrays:
+def golden_outputs(
+    bundle: Bundle, inputs: Mapping[str, np.ndarray], program: Program | None = None
+) -> Arrays:
     """What a bundle's models make of golden inputs, in float32 at the highest precision.
+
+    Args:
+        bundle: the models.
+        inputs: from `golden_inputs`.
+        program: from `compile_golden`, if it was compiled before.
 
     Returns:
         `features_<model>` and, by kind, `logits` or `prediction` (MAE's, with fixed noise).
     """
-    configs = tuple((name, config) for name, (config, _) in bundle.models.items())
-    program = _program(bundle.kind, bundle.labels, configs, tuple(bundle.views.items()))
     with jax.default_matmul_precision("highest"):
-        outputs = program(bundle.params, dict(inputs))
+        outputs = (program or _program_of(bundle))(bundle.params, dict(inputs))
     return {name: np.asarray(values) for name, values in outputs.items()}
+
+
+def compile_golden(bundle: Bundle) -> Program:
+    """Compiles the program of `golden_outputs` for the drawn inputs, before there are parameters.
+
+    Args:
+        bundle: its parameters may be `jax.ShapeDtypeStruct`s: only shapes and dtypes are used.
+    """
+    given = (bundle.params, golden_inputs(bundle))
+    shapes = jax.tree.map(lambda x: jax.ShapeDtypeStruct(x.shape, x.dtype), given)
+    with jax.default_matmul_precision("highest"):
+        return _program_of(bundle).lower(*shapes).compile()
 
 
 def read_golden(path: Path, kind_has_views: bool) -> tuple[Arrays, Arrays]:
@@ -138,14 +156,19 @@ def verify_golden(
             )
 
 
+def _program_of(bundle: Bundle) -> jax.stages.Wrapped:
+    configs = tuple((name, config) for name, (config, _) in bundle.models.items())
+    return _program(bundle.kind, bundle.labels, configs, tuple(bundle.views.items()))
+
+
 @functools.lru_cache(maxsize=8)
 def _program(
     kind: str,
     labels: LabelSpace | None,
     configs: tuple[tuple[str, ModelConfig], ...],
     views: tuple[tuple[str, View], ...],
-) -> Callable[[Mapping[str, Any], dict[str, np.ndarray]], dict[str, Array]]:
-    """The compiled program of a golden sample; kept, so that saving and loading share it."""
+) -> jax.stages.Wrapped:
+    """The jitted program of a golden sample; kept, so that saving and loading share it."""
     models = {name: (plain(config), {}) for name, config in configs}
     bundle = Bundle(kind=kind, labels=labels, models=models, views=dict(views))
     function = bundle_function(bundle)

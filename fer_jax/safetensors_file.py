@@ -11,6 +11,7 @@ import math
 import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 import ml_dtypes
 import numpy as np
@@ -33,6 +34,7 @@ _DTYPES = {
     "U8": np.dtype(np.uint8),
     "BOOL": np.dtype(np.bool_),
 }
+_MAX_HEADER = 8 << 20  # bytes; a tensor takes about a hundred
 _NAMES = {dtype: name for name, dtype in _DTYPES.items()}
 
 
@@ -49,28 +51,50 @@ def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         FerJaxError: the file is truncated, foreign, or holds a dtype that numpy cannot.
     """
     path = Path(path)
+    with open(path, "rb") as file:
+        length = int.from_bytes(file.read(8), "little")
+    if length > _MAX_HEADER:
+        raise FerJaxError(f"{path}: its header claims {length} bytes; save or download it again")
     try:
         with safetensors.safe_open(path, framework="numpy"):
             pass  # checks the header: sizes, bounds, overlaps, gaps
     except safetensors.SafetensorError as error:
-        raise FerJaxError(
-            f"{path}: truncated, damaged or no safetensors file ({error}); "
-            "save or download it again"
-        ) from error
+        raise _damaged(path, str(error)) from error
     mapped = np.memmap(path, np.uint8, "r")
-    length = int.from_bytes(bytes(mapped[:8]), "little")
-    header = json.loads(bytes(mapped[8 : 8 + length]))
+    try:
+        header = json.loads(bytes(mapped[8 : 8 + length]), object_pairs_hook=_no_key_twice)
+    except ValueError as error:
+        raise _damaged(path, str(error)) from error
     data = mapped[8 + length :]
     tensors = {}
     for name, entry in header.items():
         if name == "__metadata__":
             continue
         if entry["dtype"] not in _DTYPES:
-            raise FerJaxError(f"{path}: {name} has the dtype {entry['dtype']}; save it as float32")
+            raise FerJaxError(
+                f"{path}: {name[:100]!r} has the dtype {entry['dtype']}; save it as float32"
+            )
         begin, end = entry["data_offsets"]
         values = data[begin:end].view(_DTYPES[entry["dtype"]])
-        tensors[name] = np.asarray(values).reshape(entry["shape"])
+        try:
+            tensors[name] = np.asarray(values).reshape(entry["shape"])
+        except ValueError as error:  # too many dimensions, or an empty one beside immense ones
+            raise _damaged(path, str(error)) from error
     return tensors
+
+
+def _no_key_twice(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key stands twice in its header")
+    return found
+
+
+def _damaged(path: Path, reason: str) -> FerJaxError:
+    quoted = repr(reason[:200])[1:-1]  # it may quote the file
+    return FerJaxError(
+        f"{path}: truncated, damaged or no safetensors file ({quoted}); save or download it again"
+    )
 
 
 def write_safetensors(

@@ -11,6 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
+
+from fer_jax.convert.checkpoint import open_checkpoint
+from fer_jax.errors import FerJaxError
 
 # The tiny ViT of `vit_tensors`.
 WIDTH, PATCH, GRID, DEPTH = 32, 8, 3, 2
@@ -200,3 +204,19 @@ def write_checkpoint(folder: Path, arrays: dict[str, np.ndarray], name: str = "m
     value, storages = state_dict(arrays)
     checkpoint = {"model": value, "epoch": 3, "args": namespace(lr=0.1), "optimizer": {"state": {}}}
     return write_pth(folder / name, checkpoint, storages)
+
+
+def read_all(path: Path) -> dict[str, np.ndarray]:
+    """Every tensor of a file."""
+    checkpoint = open_checkpoint(path)
+    return {name: checkpoint.values(name) for name in checkpoint.tensors}
+
+
+def refused(path: Path) -> str:
+    """The message of the refusal: one line that begins with the file."""
+    with pytest.raises(FerJaxError) as caught:
+        read_all(path)
+    message = str(caught.value)
+    assert message.startswith(f"{path}: ")
+    assert "\n" not in message
+    return message

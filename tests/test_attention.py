@@ -88,7 +88,7 @@ def test_gradients_equal_finite_differences_of_the_definition():
 def test_large_offsets_cost_no_digits():
     """Where the naive form loses some: a covariance of numbers far from zero."""
     query, key, value, gradient = _draw(8, 256)
-    key, value = key + 5, value + 50
+    key, value = key + 500, value + 50
     found, gradients = _with_gradients(query, key, value, gradient)
     _assert_close(found, _definition(query, key, value), 2e-7)
     with jax.enable_x64(True):
@@ -225,7 +225,7 @@ def test_memory_at_the_size_of_the_entry():
 
     for function in (scalar_attention, jax.grad(loss, (0, 1, 2))):
         compiled = jax.jit(function).lower(shape, shape, shape).compile()
-        # Measured with jax 0.10.2: 32 MiB forward, 48 MiB with the gradients.
+        # Measured: 32 MiB forward; with the gradients 48 (jax 0.10.2) or 52 (0.12).
         assert compiled.memory_analysis().temp_size_in_bytes < 128 * 2**20
 
 

@@ -14,11 +14,14 @@ from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from fer_jax import bundle as bundle_module
+from fer_jax import golden
 from fer_jax.bundle import Bundle, View, forward, load_bundle, preprocess, save_bundle
-from fer_jax.bundle_schema import KINDS, MODEL_FIELDS
+from fer_jax.bundle_schema import KINDS, MODEL_FIELDS, VIT_FIELDS
 from fer_jax.errors import FerJaxError
 from fer_jax.labels import LabelSpace, label_space
 from fer_jax.models import vit
+from fer_jax.models.fusion import EntryFusionConfig
+from fer_jax.models.mae import MAEConfig
 from fer_jax.models.vit import ViTConfig
 
 CONFIG = ViTConfig(image_size=32, patch_size=8, width=32, depth=2, num_heads=4)
@@ -125,8 +128,10 @@ def test_every_field_of_the_model_is_stored_or_a_matter_of_speed_or_training():
     speed = {"dtype", "scan_layers", "remat", "attention"}
     training = {"drop_path", "head_init", "layer_scale_init"}
     fields = {field.name for field in dataclasses.fields(ViTConfig)}
-    assert fields == set(MODEL_FIELDS) | speed | training
-    assert not set(MODEL_FIELDS) & (speed | training)
+    assert fields == set(VIT_FIELDS) | speed | training
+    assert not set(VIT_FIELDS) & (speed | training)
+    for config in (MAEConfig, EntryFusionConfig):
+        assert {field.name for field in dataclasses.fields(config)} == set(MODEL_FIELDS[config])
 
 
 # What the golden sample must see. Each changes a bundle on disk to another, still plausible one.
@@ -167,17 +172,17 @@ def test_the_golden_sample_sees_a_change(copy, edit):
 def test_the_golden_sample_sees_a_tanh_gelu(saved, monkeypatch):
     exact = jax.nn.gelu
     monkeypatch.setattr(jax.nn, "gelu", lambda x, approximate: exact(x, approximate=True))
-    bundle_module._golden_program.cache_clear()
+    golden._program.cache_clear()
     with pytest.raises(FerJaxError, match="golden sample"):
         load_bundle(saved)
-    bundle_module._golden_program.cache_clear()
+    golden._program.cache_clear()
 
 
 def test_noise_of_the_golden_sample(saved):
     """The tolerance is far above what another batch, program or order of sums makes."""
     bundle = load_bundle(saved)
-    with np.load(saved / "golden.npz") as golden:
-        faces, logits = golden["faces"], golden["logits"]
+    with np.load(saved / "golden.npz") as sample:
+        faces, logits = sample["faces"], sample["logits"]
     run = jax.jit(lambda x: forward(bundle, x)[0])
     one_by_one = np.concatenate([run(face[None]) for face in faces])
     noise = np.abs(one_by_one - logits).max() / np.abs(logits).max()
@@ -290,9 +295,9 @@ def test_saving_leaves_nothing_half_written(tmp_path, monkeypatch):
 def test_own_golden_faces(tmp_path):
     faces = np.random.default_rng(0).integers(0, 256, (1, 64, 64, 3), dtype=np.uint8)
     save_bundle(make(), tmp_path / "bundle", golden_faces=faces)
-    with np.load(tmp_path / "bundle" / "golden.npz") as golden:
-        np.testing.assert_array_equal(golden["faces"], faces)
-        assert golden["logits"].shape == (1, 8)
+    with np.load(tmp_path / "bundle" / "golden.npz") as sample:
+        np.testing.assert_array_equal(sample["faces"], faces)
+        assert sample["logits"].shape == (1, 8)
     load_bundle(tmp_path / "bundle")
 
 
@@ -305,7 +310,10 @@ def test_contradictions_are_refused_when_made():
     models = bundle.models | {"aux": bundle.models["main"]}
     with pytest.raises(FerJaxError, match="has models main, not main, aux"):
         dataclasses.replace(bundle, models=models)
-    assert set(KINDS) == {"encoder", "mae", "classifier", "two_view"}
+    assert set(KINDS) == {"encoder", "mae", "classifier", "fusion", "two_view"}
+    views = {"views": bundle.views, "labels": None}
+    with pytest.raises(FerJaxError, match="the model main is no MAEConfig"):
+        dataclasses.replace(bundle, kind="mae", models=bundle.models, **views)
 
 
 def test_own_label_spaces_are_refused_when_saved(tmp_path):

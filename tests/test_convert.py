@@ -193,6 +193,22 @@ def test_foreign_names_are_recognised_as_such(tmp_path):
         assert str(caught.value).startswith(f"{path}: ")
 
 
+def test_a_larger_model_is_refused_with_all_that_does_not_fit(tmp_path):
+    """As pix2tex's: a ViT's names below `encoder.`, a ResNet stem before and a decoder behind."""
+    strange = ["encoder.patch_embed.backbone.stem.conv.weight", "decoder.net.to_logits.bias"]
+    arrays = {f"encoder.{name}": values for name, values in vit_tensors().items()}
+    path = tmp_path / "x.safetensors"
+    save_file(arrays | {key: np.zeros(2, np.float32) for key in strange}, path)
+    with pytest.raises(FerJaxError) as caught:
+        convert(path)
+    first, *lines = str(caught.value).splitlines()
+    assert "a larger model, with names of a ViT below encoder.; known: mae" in first
+    assert sorted(lines) == [
+        "  decoder.net.to_logits.bias: is not below encoder.",
+        "  encoder.patch_embed.backbone.stem.conv.weight: not known to any family",
+    ]
+
+
 def test_tables():
     mae_face = [name for name, _ in mae_face_shapes()]
     assert len(mae_face) == 254

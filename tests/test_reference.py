@@ -133,20 +133,48 @@ def differences(found: reference.Stages, expected: reference.Stages) -> dict[str
     return {stage: float(np.abs(found[stage] - x).max()) for stage, x in expected.items()}
 
 
+def golden(name: str) -> tuple[Tensors, Tensors]:
+    """The arrays of a file, and of them the weights by name."""
+    with np.load(Path(__file__).parent / "testdata" / f"{name}.npz") as file:
+        arrays = dict(file)
+    return arrays, {n.removeprefix("state/"): x for n, x in arrays.items() if n.startswith("state")}
+
+
+def assert_torch_in_float64(found: np.ndarray, single: np.ndarray, distance: np.ndarray) -> None:
+    """Against torch's float32: what stands from it as far as torch's float64 did, is that."""
+    assert np.abs(found - single).max() == pytest.approx(distance, rel=1e-4)
+
+
 @pytest.mark.parametrize("family", ["mae", "timm"])
-def test_float64_stands_from_the_goldens_as_torch_in_float64_does(family):
-    with np.load(Path(__file__).parent / "testdata" / f"vit_{family}.npz") as file:
-        golden = dict(file)
-    config = encoder(num_classes=8, pool="avg" if family == "mae" else "cls")
-    config = encoder(num_classes=8, pool=config.pool, layer_scale=family == "timm")
-    stages = dict(
-        reference.vit_stages(config, lambda name: golden[f"state/{name}"], golden["images"])
-    )
+def test_a_vit_is_torch_in_float64(family):
+    arrays, weights = golden(f"vit_{family}")
+    pool = "avg" if family == "mae" else "cls"
+    config = encoder(num_classes=8, pool=pool, layer_scale=family == "timm")
+    stages = dict(reference.vit_stages(config, weights.__getitem__, arrays["images"]))
     names = {"block_0": "blocks.0", "blocks": "blocks.2"}
     for stage in ("patch_embed", "block_0", "blocks", "pooled", "logits"):
-        found = np.abs(stages[names.get(stage, stage)] - golden[f"stage/{stage}"]).max()
-        # The same distance: the reference is torch's float64 but for its last bits.
-        assert found == pytest.approx(golden[f"noise/{stage}"], rel=1e-4)
+        found = stages[names.get(stage, stage)]
+        assert_torch_in_float64(found, arrays[f"stage/{stage}"], arrays[f"noise/{stage}"])
+
+
+def test_an_mae_is_torch_in_float64():
+    arrays, weights = golden("mae")
+    decoder = ViTConfig(image_size=32, patch_size=8, width=16, depth=3, num_heads=2)
+    for norm_pix, loss in ((True, "loss_norm_pix"), (False, "loss_pixels")):
+        config = SimpleNamespace(encoder=encoder(depth=2), decoder=decoder, norm_pix=norm_pix)
+        inputs = (weights.__getitem__, arrays["images"], arrays["noise"])
+        stages = dict(reference.mae_stages(config, *inputs))
+        for stage in ("latent", "decoder_embed", "prediction", loss):
+            found = stages["loss" if stage == loss else stage]
+            assert_torch_in_float64(found, arrays[f"stage/{stage}"], arrays[f"float32/{stage}"])
+
+
+def test_a_fusion_is_torch_in_float64():
+    arrays, weights = golden("fusion_entry")
+    inputs = (weights.__getitem__, arrays["features/main"], arrays["features/aux"])
+    stages = dict(reference.entry_fusion_stages(SimpleNamespace(width=16), *inputs))
+    for stage, found in stages.items():
+        np.testing.assert_allclose(found, arrays[f"stage/{stage}"], rtol=0, atol=1e-13)
 
 
 def test_stages_come_in_the_order_of_the_computation():
@@ -266,10 +294,22 @@ def test_half_precision_and_memory_that_is_read_only_are_read(model, module):
     assert set(found.values()) == {0.0}
 
 
-@needs_torch
+def test_double_precision_in_a_file_is_not_lost():
+    doubles = {name: x * (1 + np.float64(1e-9)) for name, x in tensors_of("vit_cls").items()}
+    found = differences(
+        run("vit_cls", doubles.__getitem__), run("vit_cls", tensors_of("vit_cls").__getitem__)
+    )
+    assert min(found.values()) > 0
+
+
 def test_torch_runs_without_gradients_and_leaves_the_callers_switch():
     torch = pytest.importorskip("torch")
-    for _ in run("vit_cls", tensors_of("vit_cls").__getitem__, torch_reference):
+
+    def read(name: str) -> np.ndarray:
+        assert not torch.is_grad_enabled()
+        return tensors_of("vit_cls")[name]
+
+    for _ in run("vit_cls", read, torch_reference):
         assert torch.is_grad_enabled()
 
 

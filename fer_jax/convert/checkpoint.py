@@ -19,7 +19,7 @@ WRAPPERS = ("model", "state_dict", "model_state_dict", "module")
 PREFIXES = ("module.", "_orig_mod.", "model.")
 
 _MAX_WRAPPERS = 8  # and prefixes; a file can hold itself, and so be endless
-_MAX_TENSORS = 50_000
+_MAX_TENSORS = 10_000  # a ViT has a few hundred
 _MAX_NAME = 200  # characters
 
 # First bytes of what people pass by mistake -> what it is, and what to do.

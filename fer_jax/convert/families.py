@@ -345,5 +345,30 @@ def recognise(keys: Iterable[str], name: str | None = None) -> tuple[Family, str
             raise FerJaxError(f"it looks like {what}; known families: {', '.join(FAMILY_NAMES)}")
     if any(target.startswith(("blocks.", "mha.")) for target in sorted_keys.used):
         return best, mark or "its keys are the plain ViT names that many share"
-    shown = ", ".join(keys[:5])
-    raise FerJaxError(f"its keys ({shown}, ...) are of no known family: {', '.join(FAMILY_NAMES)}")
+    raise FerJaxError(_of_no_family(keys))
+
+
+def _of_no_family(keys: list[str]) -> str:
+    """Why keys are of no family: all that do not fit, the parts of a larger model told apart."""
+    found = (re.match(r"((?:.*\.)?)blocks\.\d+\.", key) for key in keys)
+    prefixes = dict.fromkeys(match.group(1) for match in found if match) or {"": None}
+    prefix, lines = min(
+        ((prefix, _strangers(keys, prefix)) for prefix in prefixes), key=lambda one: len(one[1])
+    )
+    what = f"a larger model, with names of a ViT below {prefix}" if prefix else "of no known family"
+    return f"it is {what}; known: {', '.join(FAMILY_NAMES)}; {len(lines)} faults:\n" + "\n".join(
+        f"  {line}" for line in lines
+    )
+
+
+def _strangers(keys: list[str], prefix: str) -> list[str]:
+    """What keeps the keys below a prefix from being a model of a family, and those beside it."""
+    inner = [key.removeprefix(prefix) for key in keys if key.startswith(prefix)]
+    unknown = min((sort_keys(family, inner).unknown for family in FAMILIES), key=len)
+    core = "patch_embed.proj.weight"
+    missing = [] if core in inner else [f"missing: {prefix}{core}"]
+    return [
+        *(missing if prefix else []),
+        *(f"{prefix}{key}: not known to any family" for key in unknown),
+        *(f"{key}: is not below {prefix}" for key in keys if not key.startswith(prefix)),
+    ]

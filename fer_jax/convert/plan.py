@@ -17,9 +17,10 @@ from fer_jax.convert.families import (
 from fer_jax.convert.options import Options
 from fer_jax.convert.sizes import fusion_config, mae_config, stated, vit_config
 from fer_jax.errors import FerJaxError, UsageError
+from fer_jax.host_arrays import aligned_array
 from fer_jax.labels import LABEL_SPACES, LabelSpace, label_map
 from fer_jax.models.mae import MAEConfig
-from fer_jax.models.torch_layout import ModelConfig, from_torch_layout, targets
+from fer_jax.models.torch_layout import Empty, ModelConfig, stacked, targets
 from fer_jax.models.vit import Params, ViTConfig
 from fer_jax.ops.resize import resize_position_embedding
 
@@ -181,10 +182,23 @@ def convert_checkpoint(checkpoint: Checkpoint, options: Options) -> Conversion:
         UsageError: as `plan_conversion`.
         FerJaxError: as `plan_conversion`, or a tensor holds NaN or infinity, or does when cast.
     """
-    plan = plan_conversion(checkpoint, options)
+    return carry_out(checkpoint, plan_conversion(checkpoint, options))
+
+
+def carry_out(checkpoint: Checkpoint, plan: Plan, empty: Empty = aligned_array) -> Conversion:
+    """Reads a file's tensors one by one, and makes of them what the plan says.
+
+    Args:
+        checkpoint: the file that was planned for.
+        plan: from `plan_conversion`.
+        empty: makes the arrays of the parameters, by shape and dtype.
+
+    Raises:
+        FerJaxError: a tensor holds NaN or infinity, or does when cast.
+    """
     dtype = np.dtype(plan.config.param_dtype)
-    tensors = {name: cast(checkpoint, plan, name, dtype) for name in plan.sources}
-    return Conversion(**vars(plan), params=from_torch_layout(tensors, plan.config))
+    params = stacked(lambda name: cast(checkpoint, plan, name, dtype), plan.config, empty)
+    return Conversion(**vars(plan), params=params)
 
 
 def cast(checkpoint: Checkpoint, plan: Plan, target: str, dtype: np.dtype) -> np.ndarray:

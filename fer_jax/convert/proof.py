@@ -26,7 +26,7 @@ from fer_jax.models.mae import MAEConfig
 from fer_jax.models.torch_layout import ModelConfig
 from fer_jax.models.vit import Params
 
-# How many noise floors a stage may stand from the reference: see docs/convert.md.
+# How many noise floors a stage may stand from the reference: measured, see docs/convert.md.
 FACTOR = 4.0
 # A floor can be zero by chance, as of a copy; this much of a stage's largest value always passes.
 LEAST = 4 * float(np.finfo(np.float32).eps)

@@ -8,12 +8,7 @@ Source: torch `torch/serialization.py`, `torch/_utils.py`.
 """
 
 import dataclasses
-import errno
-import io
 import os
-import struct
-import zipfile
-import zlib
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +26,7 @@ from fer_jax.convert.pickle_machine import (
     read_pickle,
     shown,
 )
+from fer_jax.convert.pth_archive import Archive, open_archive
 from fer_jax.errors import FerJaxError
 
 _RESAVE = (
@@ -72,14 +68,6 @@ _STORAGES = {
 }
 
 
-_COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
-# What zipfile raises on damaged bytes.
-_ZIP_ERRORS = (
-    *(zipfile.BadZipFile, zlib.error, struct.error, NotImplementedError, RuntimeError, EOFError),
-    *(ValueError, OverflowError, IndexError),
-)
-
-
 @dataclasses.dataclass(frozen=True)
 class TensorRef:
     """A tensor of a file that is read when asked for.
@@ -111,7 +99,7 @@ class TensorRef:
 
 @dataclasses.dataclass(frozen=True)
 class _Storage:
-    archive: "_Archive"
+    archive: Archive
     key: str
     dtype: np.dtype
     count: int
@@ -119,96 +107,6 @@ class _Storage:
     def values(self, dtype: np.dtype) -> np.ndarray:
         values = self.archive.member(f"data/{self.key}")
         return values[: values.size // dtype.itemsize * dtype.itemsize].view(dtype)
-
-
-class _DirectoryFile(io.FileIO):
-    """A file of which `zipfile`, which reads the central directory in one piece, gets little."""
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        if size is not None and size > MAX_BYTES:
-            raise zipfile.BadZipFile(f"its directory claims {size} bytes")
-        return super().read(size)
-
-
-class _Archive:
-    """The zip file: its members by name, mapped where stored, read within bounds if compressed."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with _DirectoryFile(path) as file, zipfile.ZipFile(file) as archive:
-            infos = archive.infolist()
-        roots = [i.filename[: -len("data.pkl")] for i in infos if i.filename.endswith("/data.pkl")]
-        if len(roots) != 1:
-            raise FerJaxError(f"{path}: a zip file, but not one of torch.save; check the path")
-        self.infos = {}
-        for info in infos:
-            if info.flag_bits & 0x41:  # as a whole, or "strongly"
-                raise FerJaxError(f"{path}: is encrypted; unpack it and save it again")
-            if info.flag_bits & 0x20 or info.compress_type not in _COMPRESSIONS:
-                raise self.damaged("is compressed in a way that torch does not write")
-            if info.header_offset < 0:
-                raise self.damaged("its directory points to before the file")
-            if info.filename.startswith(roots[0]):
-                name = info.filename[len(roots[0]) :]
-                if name in self.infos:
-                    raise self.damaged(f"holds {shown(name)} twice")
-                self.infos[name] = info
-        # torch.serialization.set_crc32_options(False) writes zero for every checksum.
-        self.has_checksums = any(info.CRC for info in infos)
-        self.mapped = np.memmap(path, np.uint8, "r")
-        # Parts that overlap would make one range of the file be checked over and over.
-        if sum(info.compress_size for info in infos) > self.mapped.size:
-            raise self.damaged("its parts claim more bytes than it has")
-        self.cache: dict[str, np.ndarray] = {}
-        # All that is ever decompressed: real weights shrink by little, bombs by a thousand.
-        self.allowance = max(64 << 20, 8 * self.mapped.size)
-
-    def damaged(self, what: str) -> FerJaxError:
-        return FerJaxError(f"{self.path}: {what}; save or download it again")
-
-    def size(self, name: str) -> int:
-        if name not in self.infos:
-            raise self.damaged(f"lacks its part {shown(name)}")
-        return self.infos[name].file_size
-
-    def member(self, name: str) -> np.ndarray:
-        """The bytes of a member, checked once against its checksum."""
-        if name not in self.cache:
-            self.size(name)
-            info = self.infos[name]
-            if info.compress_type == zipfile.ZIP_STORED:
-                self.cache[name] = self._stored(info)
-            else:
-                self.cache[name] = self._decompressed(info)
-        return self.cache[name]
-
-    def _stored(self, info: zipfile.ZipInfo) -> np.ndarray:
-        part = f"part {shown(info.filename)}"
-        header = bytes(self.mapped[info.header_offset : info.header_offset + 30])
-        if len(header) < 30 or header[:4] != b"PK\x03\x04":
-            raise self.damaged(f"{part} is not where the zip file says")
-        lengths = int.from_bytes(header[26:28], "little") + int.from_bytes(header[28:30], "little")
-        begin = info.header_offset + 30 + lengths
-        if info.compress_size != info.file_size or begin + info.file_size > self.mapped.size:
-            raise self.damaged(f"{part} reaches beyond the end of the file")
-        values = self.mapped[begin : begin + info.file_size]
-        if self.has_checksums and zlib.crc32(values) != info.CRC:
-            raise self.damaged(f"{part} does not match its checksum")
-        return values
-
-    def _decompressed(self, info: zipfile.ZipInfo) -> np.ndarray:
-        part = f"part {shown(info.filename)}"
-        self.allowance -= info.file_size
-        if self.allowance < 0:
-            raise self.damaged(f"{part} claims {info.file_size} bytes when unpacked")
-        try:
-            with zipfile.ZipFile(self.path) as archive, archive.open(info) as member:
-                data = member.read(info.file_size)
-        except _ZIP_ERRORS as error:
-            raise self.damaged(f"{part} cannot be unpacked ({shown(str(error))})") from error
-        if len(data) != info.file_size:
-            raise self.damaged(f"{part} is shorter than the zip file says")
-        return np.frombuffer(data, np.uint8)
 
 
 def _product(numbers: tuple[int, ...]) -> int:
@@ -354,7 +252,7 @@ def read_pth(path: str | os.PathLike[str]) -> Any:
             tensors nor plain containers; nothing of it was run.
     """
     path = Path(path)
-    archive = _open(path)
+    archive = open_archive(path)
     if "constants.pkl" in archive.infos:
         raise FerJaxError(f"{path}: a TorchScript program, not weights; {_RESAVE}")
     if "byteorder" in archive.infos and archive.size("byteorder") < 16:
@@ -375,19 +273,7 @@ def read_pth(path: str | os.PathLike[str]) -> Any:
         raise FerJaxError(f"{path}: {error}; nothing was run; save or download it again") from error
 
 
-def _open(path: Path) -> _Archive:
-    try:
-        return _Archive(path)
-    except _ZIP_ERRORS as error:
-        reason = f"truncated or damaged ({shown(str(error))})"
-    except OSError as error:
-        if error.errno != errno.EINVAL:  # a seek to before the file's beginning
-            raise
-        reason = "truncated or damaged"
-    raise FerJaxError(f"{path}: {reason}; save or download it again")
-
-
-def _storage(archive: _Archive, key: Any) -> _Storage:
+def _storage(archive: Archive, key: Any) -> _Storage:
     """The storage of a persistent id: ("storage", type, key, device, count)."""
     if type(key) is not tuple or len(key) != 5 or key[0] != "storage":
         raise RefusedPickleError("an object outside the pickle that is no storage")

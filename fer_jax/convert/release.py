@@ -1,10 +1,12 @@
 """From a checkpoint file to a bundle on disk, with its provenance and its proof."""
 
 import dataclasses
+import functools
 import json
 import math
 import os
 from collections import defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -16,17 +18,19 @@ from fer_jax.convert.options import Options
 from fer_jax.convert.plan import (
     Conversion,
     Plan,
-    convert_checkpoint,
+    carry_out,
     family_of,
     plan_conversion,
 )
 from fer_jax.convert.proof import Proof, prove
 from fer_jax.convert.report import JSON_FILE, MARKDOWN_FILE, report_document, report_markdown
 from fer_jax.errors import UsageError
+from fer_jax.golden import compile_golden
+from fer_jax.host_arrays import array_in_file
 from fer_jax.labels import label_space
 from fer_jax.models.fusion import EntryFusionConfig
 from fer_jax.models.mae import MAEConfig
-from fer_jax.models.torch_layout import ModelConfig, layout
+from fer_jax.models.torch_layout import ModelConfig, layout, param_shapes
 from fer_jax.ops.normalize import NORMALIZATIONS
 from fer_jax.ops.resize import KERNELS, POSITION_KERNELS
 
@@ -178,16 +182,26 @@ def convert_file(
     wishes = _options(options)
     checkpoint = open_checkpoint(source)
     _check_normalize(checkpoint, options)
-    conversion = convert_checkpoint(checkpoint, wishes)
-    view = _view(conversion.config, options)
+    plan = plan_conversion(checkpoint, wishes)
+    view = _view(plan.config, options)
+    name = "fusion" if view is None else "main"
     bundle = Bundle(
-        kind=conversion.kind,
-        models={"fusion" if view is None else "main": (conversion.config, conversion.params)},
-        views={} if view is None else {"main": view},
-        labels=conversion.labels,
-        provenance=_provenance(checkpoint, conversion, options),
+        kind=plan.kind,
+        models={name: (plan.config, param_shapes(plan.config))},
+        views={} if view is None else {name: view},
+        labels=plan.labels,
         license=options.license,
     )
+    # The golden sample's program and the file's hash need no tensor, and no hand of Python's.
+    with ThreadPoolExecutor(2) as pool:
+        compiling = pool.submit(compile_golden, bundle)
+        hashing = pool.submit(checkpoint.sha256)
+        room = functools.partial(array_in_file, _existing(Path(out).absolute().parent))
+        conversion = carry_out(checkpoint, plan, room)
+        provenance = _provenance(checkpoint, hashing.result(), conversion, options)
+        program = compiling.result()
+    models = {name: (conversion.config, conversion.params)}
+    bundle = dataclasses.replace(bundle, models=models, provenance=provenance)
     proof = prove(checkpoint, conversion, view) if options.prove else None
     documents = {}
     if proof is not None:
@@ -197,12 +211,17 @@ def convert_file(
             MARKDOWN_FILE: report_markdown(document),
         }
     if proof is None or proof.passed:
-        save_bundle(bundle, out, overwrite=overwrite, documents=documents)
+        save_bundle(bundle, out, overwrite=overwrite, documents=documents, program=program)
     else:
         for name, content in documents.items():
             with atomic_file(f"{os.fspath(out)}.{name}") as partial:
                 partial.write_text(content, encoding="utf-8")
     return Report(source, conversion, options.license, proof)
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest above it that exists."""
+    return next(path for path in (folder, *folder.parents) if path.is_dir())
 
 
 def _view(config: ModelConfig, options: ReleaseOptions) -> View | None:
@@ -220,14 +239,14 @@ def _view(config: ModelConfig, options: ReleaseOptions) -> View | None:
 
 
 def _provenance(
-    checkpoint: Checkpoint, conversion: Conversion, options: ReleaseOptions
+    checkpoint: Checkpoint, sha256: str, conversion: Conversion, options: ReleaseOptions
 ) -> dict[str, Any]:
     return {
         "made_by": f"fer-jax convert {__version__}",
         "source": {
             "file": checkpoint.path.name,
             "bytes": checkpoint.path.stat().st_size,
-            "sha256": checkpoint.sha256(),
+            "sha256": sha256,
             "format": checkpoint.format,
         },
         "family": conversion.family.name,

@@ -87,7 +87,7 @@ class MAEConfig:
 
     @property
     def num_classes(self) -> int:
-        """None: it has no head."""
+        """0: it has no head."""
         return 0
 
     @property

@@ -12,7 +12,7 @@ import dataclasses
 import functools
 import types
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -20,6 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from flax import traverse_util
 
+from fer_jax.host_arrays import aligned_array
 from fer_jax.models import fusion, mae, vit
 from fer_jax.models.fusion import EntryFusionConfig
 from fer_jax.models.mae import MAEConfig
@@ -114,8 +115,22 @@ _TO_TORCH = {"copy": None, "linear": (1, 0), "conv": (3, 2, 0, 1)}
 _FROM_TORCH = {"copy": None, "linear": (1, 0), "conv": (2, 3, 1, 0)}
 
 
+_ROWS = 64  # turned at a time: numpy alone takes four times as long, missing the cache
+
+Empty = Callable[[tuple[int, ...], np.dtype], np.ndarray]
+
+
 def _transposed(array: np.ndarray, axes: tuple[int, ...] | None) -> np.ndarray:
     return array if axes is None else array.transpose(axes)
+
+
+def _write(to: np.ndarray, array: np.ndarray, transform: str, axes: tuple[int, ...] | None) -> None:
+    """Fills `to` with the array in the other layout."""
+    if transform != "linear":
+        to[...] = _transposed(array, axes)
+        return
+    for begin in range(0, len(array), _ROWS):
+        to[:, begin : begin + _ROWS] = array[begin : begin + _ROWS].T
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,13 +143,24 @@ class Target:
     block: int | None
     torch_shape: tuple[int, ...]
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """In memory, of one block where they are stacked."""
+        axes = _FROM_TORCH[self.transform]
+        return self.torch_shape if axes is None else tuple(self.torch_shape[i] for i in axes)
+
+
+def param_shapes(config: ModelConfig) -> Params:
+    """The params of a model as `jax.ShapeDtypeStruct`s."""
+    init, _ = _MODELS[type(config)]
+    return jax.eval_shape(lambda: init(config, jax.random.key(0)))
+
 
 @functools.lru_cache(maxsize=64)
 def targets(config: ModelConfig) -> Mapping[str, Target]:
     """Every tensor of a model, by its PyTorch name, in the order of the table."""
-    init, rules = _MODELS[type(config)]
-    shapes = jax.eval_shape(lambda: init(config, jax.random.key(0)))
-    leaves = traverse_util.flatten_dict(shapes, sep="/")
+    _, rules = _MODELS[type(config)]
+    leaves = traverse_util.flatten_dict(param_shapes(config), sep="/")
     found = {}
     for rule in rules:
         if rule.path not in leaves:
@@ -180,17 +206,44 @@ def from_torch_layout(tensors: Mapping[str, np.ndarray], config: ModelConfig) ->
     ]
     if faults:
         raise ValueError("; ".join(faults))
-    depths = Counter(target.path for target in wanted.values())
+    return stacked(lambda name: np.asarray(tensors[name]), config)
+
+
+def stacked(
+    read: Callable[[str], np.ndarray], config: ModelConfig, empty: Empty = aligned_array
+) -> Params:
+    """Builds params from tensors in PyTorch's layouts, each read once, in the order of `targets`.
+
+    Args:
+        read: a tensor by its PyTorch name, of the shape that `targets(config)` says.
+        config: the model.
+        empty: makes the arrays of the params, by shape and dtype.
+
+    Returns:
+        Params in the dtype of the tensors, blocks stacked. One tensor is held beside them.
+    """
+    wanted = targets(config)
+    depths = Counter(target.path for target in wanted.values() if target.block is not None)
     leaves: dict[str, np.ndarray] = {}
     for name, target in wanted.items():
-        array = _transposed(np.asarray(tensors[name]), _FROM_TORCH[target.transform])
-        if target.block is None:
-            leaves[target.path] = np.ascontiguousarray(array)
-        else:
-            if target.block == 0:
-                leaves[target.path] = np.empty((depths[target.path], *array.shape), array.dtype)
-            leaves[target.path][target.block] = array
+        array = read(name)
+        if not target.block:
+            depth = (depths[target.path],) if target.path in depths else ()
+            leaves[target.path] = empty((*depth, *target.shape), array.dtype)
+        leaf = leaves[target.path]
+        own = leaf if target.block is None else leaf[target.block]
+        _write(own, array, target.transform, _FROM_TORCH[target.transform])
     return traverse_util.unflatten_dict(leaves, sep="/")
+
+
+def cut_from_torch_layout(
+    tensor: np.ndarray, target: Target, index: tuple[slice, ...]
+) -> np.ndarray:
+    """The part `index` of a tensor, which is in PyTorch's layout, in the layout of memory.
+
+    Only that part is copied, so that of a mapped file no more is read.
+    """
+    return np.ascontiguousarray(_transposed(tensor, _FROM_TORCH[target.transform])[index])
 
 
 def to_torch_layout(params: Params, config: ModelConfig) -> Iterator[tuple[str, np.ndarray]]:
@@ -199,4 +252,9 @@ def to_torch_layout(params: Params, config: ModelConfig) -> Iterator[tuple[str, 
     for name, target in targets(config).items():
         array = np.asarray(leaves[target.path])
         array = array if target.block is None else array[target.block]
-        yield name, np.ascontiguousarray(_transposed(array, _TO_TORCH[target.transform]))
+        if target.transform == "copy":
+            yield name, np.ascontiguousarray(array)
+            continue
+        turned = np.empty(target.torch_shape, array.dtype)
+        _write(turned, array, target.transform, _TO_TORCH[target.transform])
+        yield name, turned
