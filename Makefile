@@ -3,7 +3,7 @@ VENV ?= .venv
 DEMO ?= demo
 PYTEST = $(VENV)/bin/python -m pytest -n auto --dist loadfile
 
-.PHONY: demo test test-slow lint format clean
+.PHONY: demo test test-slow campaign-convert lint format clean
 
 # Everything on drawn faces: ends with $(DEMO)/report.html.
 demo: $(VENV)/installed
@@ -16,6 +16,10 @@ test: $(VENV)/installed
 
 test-slow: $(VENV)/installed
 	$(PYTEST) -m slow
+
+# 10,000 mutated checkpoints: each is refused clearly or read rightly (docs/reliability.md).
+campaign-convert: $(VENV)/installed
+	$(VENV)/bin/python tools/checkpoint_campaign.py --count 10000 --seed 0 --workers 2
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .
