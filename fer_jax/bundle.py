@@ -9,7 +9,7 @@ has `report.json` and `report.md` as well: the proof that it computes what its s
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,7 @@ def save_bundle(
     overwrite: bool = False,
     golden_faces: UInt8[np.ndarray, "b h w 3"] | None = None,
     documents: Mapping[str, str] | None = None,
-    program: Program | None = None,
+    program: Callable[[], Program] | None = None,
 ) -> None:
     """Writes a bundle; what stands at `path` afterwards is whole.
 
@@ -66,17 +66,17 @@ def save_bundle(
         overwrite: replace a folder that exists.
         golden_faces: faces for the golden sample; drawn from a seed if not given.
         documents: texts to write beside, by file name.
-        program: of the golden sample on drawn faces, if `compile_golden` made it before.
+        program: waits for what `compile_golden` makes, if it is under way; of the drawn faces.
 
     Raises:
         FerJaxError: the folder exists, or the model's outputs are not finite.
     """
     inputs = golden_inputs(bundle, golden_faces)
     with atomic_directory(path, marker=DOCUMENT_FILE, overwrite=overwrite) as folder:
-        outputs = golden_outputs(bundle, inputs, program)
+        write_safetensors(folder / PARAMS_FILE, _layout(bundle.models), _tensors(bundle))
+        outputs = golden_outputs(bundle, inputs, program() if program else None)
         if not all(np.isfinite(values).all() for values in outputs.values()):
             raise FerJaxError(f"{path}: the model's outputs are not finite; nothing was written")
-        write_safetensors(folder / PARAMS_FILE, _layout(bundle.models), _tensors(bundle))
         np.savez(folder / GOLDEN_FILE, **inputs, **outputs)
         document = to_json(bundle, {"tolerance": GOLDEN_TOLERANCE})
         text = json.dumps(document, indent=2, allow_nan=False)

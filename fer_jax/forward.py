@@ -65,7 +65,9 @@ def bundle_function(
     return function
 
 
-def _fused(params: Mapping[str, Params], inputs: Mapping[str, Float[Array | np.ndarray, "b _"]]) -> Outputs:
+def _fused(
+    params: Mapping[str, Params], inputs: Mapping[str, Float[Array | np.ndarray, "b _"]]
+) -> Outputs:
     logits, stages = fusion.apply(params["fusion"], inputs, intermediates=True)
     return logits, {"fusion": stages["fused"]}
 

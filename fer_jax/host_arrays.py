@@ -3,6 +3,7 @@
 import os
 import tempfile
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 
@@ -26,17 +27,18 @@ def array_in_file(folder: Path, shape: tuple[int, ...], dtype: np.dtype) -> np.n
     size = int(np.prod(shape, dtype=np.int64)) * dtype.itemsize
     try:
         with tempfile.TemporaryFile(dir=folder) as file:
-            _reserve(file.fileno(), size)
+            _reserve(file, size)
             return np.asarray(np.memmap(file, dtype, "r+", shape=shape))
     except OSError:  # a full disk, a folder that is read-only, a file system that maps nothing
         return aligned_array(shape, dtype)
 
 
-def _reserve(handle: int, size: int) -> None:
+def _reserve(file: IO[bytes], size: int) -> None:
     """Takes the room on the disk now: a disk found full at a store to the map is a crash."""
     if hasattr(os, "posix_fallocate"):
-        os.posix_fallocate(handle, 0, size)
+        os.posix_fallocate(file.fileno(), 0, size)
         return
     block = bytes(1 << 20)
     for begin in range(0, size, len(block)):
-        os.write(handle, block[: size - begin])
+        file.write(block[: size - begin])
+    file.flush()

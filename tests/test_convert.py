@@ -3,21 +3,25 @@
 import hashlib
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import jax
 import numpy as np
 import pytest
 from pth_files import WIDTH, mae_face_shapes, vit_tensors, write_checkpoint
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 
 from fer_jax.bundle import load_bundle
 from fer_jax.cli.main import main
+from fer_jax.convert import release
 from fer_jax.convert.checkpoint import open_checkpoint
 from fer_jax.convert.families import FAMILIES, recognise, sort_keys
 from fer_jax.convert.options import Options
 from fer_jax.convert.plan import convert_checkpoint
 from fer_jax.convert.release import ReleaseOptions, convert_file
 from fer_jax.errors import FerJaxError, UsageError
+from fer_jax.golden import golden_inputs, golden_outputs
+from fer_jax.host_arrays import array_in_file
 from fer_jax.labels import label_space
 from fer_jax.models import vit
 from fer_jax.ops.resize import resize_position_embedding
@@ -291,3 +295,36 @@ def test_provenance_is_plain_json(tmp_path):
         "transform": "copy",
     }
     assert document["labels"]["classes"][4] == "Happiness"
+
+
+@pytest.mark.parametrize("free", [0, 1 << 40])
+def test_where_the_parameters_are_kept_does_not_matter(tmp_path, monkeypatch, free):
+    """In unnamed files, or in memory if the disk has no room for both them and the bundle."""
+    kept = []
+
+    def recorded(folder, shape, dtype):
+        kept.append(folder)
+        return array_in_file(folder, shape, dtype)
+
+    monkeypatch.setattr(release, "array_in_file", recorded)
+    monkeypatch.setattr(release.shutil, "disk_usage", lambda _: SimpleNamespace(free=free))
+    tensors = vit_tensors()
+    path = write_checkpoint(tmp_path, tensors)
+    out = tmp_path / "new" / "folder" / "bundle"
+    convert_file(path, out, ReleaseOptions(normalize="imagenet", num_heads=4, prove=False))
+    assert set(kept) == ({tmp_path} if free else set())
+    written = load_file(out / "params.safetensors")
+    assert written.keys() == {f"main/{name}" for name in tensors}
+    for name, values in tensors.items():
+        np.testing.assert_array_equal(written[f"main/{name}"], values)
+    assert [entry.name for entry in out.parent.iterdir()] == ["bundle"]
+
+
+def test_the_golden_sample_compiled_ahead_is_the_same_to_the_bit(tmp_path):
+    path = write_checkpoint(tmp_path, vit_tensors())
+    options = ReleaseOptions(normalize="imagenet", num_heads=4, prove=False)
+    convert_file(path, tmp_path / "bundle", options)
+    bundle = load_bundle(tmp_path / "bundle")
+    outputs = golden_outputs(bundle, golden_inputs(bundle))
+    with np.load(tmp_path / "bundle" / "golden.npz") as golden:
+        np.testing.assert_array_equal(golden["features_main"], outputs["features_main"])

@@ -203,9 +203,7 @@ def test_a_head_is_mapped_by_name_or_made_anew(tmp_path):
     assert made.labels == affectnet7
     assert made.sources["head.bias"].transform == "rows by name, affectnet8 -> affectnet7"
     options = Options(num_heads=4, labels=affectnet8, map_to=label_space("affwild2_expr"))
-    with pytest.raises(
-        FerJaxError, match=r"no row for Other of affwild2_expr; .*fresh-head"
-    ):
+    with pytest.raises(FerJaxError, match=r"no row for Other of affwild2_expr; .*fresh-head"):
         convert_checkpoint(open_checkpoint(path), options)
     fresh = convert_checkpoint(open_checkpoint(path), Options(num_heads=4, fresh_head=affectnet7))
     kernel = fresh.params["head"]["kernel"]

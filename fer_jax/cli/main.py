@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": "score a bundle on a data set",
     "predict": "name the expression in pictures",
     "demo": "from drawn faces to predictions, in minutes",
+    "bench": "time and memory on this machine, beside their bounds",
 }
 
 

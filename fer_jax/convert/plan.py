@@ -186,12 +186,7 @@ def convert_checkpoint(checkpoint: Checkpoint, options: Options) -> Conversion:
 
 
 def carry_out(checkpoint: Checkpoint, plan: Plan, empty: Empty = aligned_array) -> Conversion:
-    """Reads a file's tensors one by one, and makes of them what the plan says.
-
-    Args:
-        checkpoint: the file that was planned for.
-        plan: from `plan_conversion`.
-        empty: makes the arrays of the parameters, by shape and dtype.
+    """Reads the tensors of a file one by one, into arrays that `empty` makes.
 
     Raises:
         FerJaxError: a tensor holds NaN or infinity, or does when cast.

@@ -19,7 +19,6 @@ from typing import Protocol, runtime_checkable
 
 import numpy as np
 from jaxtyping import Float
-from scipy.special import erf
 
 Read = Callable[[str], np.ndarray]
 Stages = Iterator[tuple[str, np.ndarray]]
@@ -78,6 +77,8 @@ class _Weights:
 
 
 def _gelu(x: np.ndarray) -> np.ndarray:
+    from scipy.special import erf  # slow to load, and of no use to a conversion without a proof
+
     return x * (1 + erf(x / math.sqrt(2))) / 2
 
 

@@ -5,6 +5,7 @@ import functools
 import json
 import math
 import os
+import shutil
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -26,11 +27,11 @@ from fer_jax.convert.proof import Proof, prove
 from fer_jax.convert.report import JSON_FILE, MARKDOWN_FILE, report_document, report_markdown
 from fer_jax.errors import UsageError
 from fer_jax.golden import compile_golden
-from fer_jax.host_arrays import array_in_file
+from fer_jax.host_arrays import aligned_array, array_in_file
 from fer_jax.labels import label_space
 from fer_jax.models.fusion import EntryFusionConfig
 from fer_jax.models.mae import MAEConfig
-from fer_jax.models.torch_layout import ModelConfig, layout, param_shapes
+from fer_jax.models.torch_layout import Empty, ModelConfig, layout, param_shapes
 from fer_jax.ops.normalize import NORMALIZATIONS
 from fer_jax.ops.resize import KERNELS, POSITION_KERNELS
 
@@ -192,36 +193,45 @@ def convert_file(
         labels=plan.labels,
         license=options.license,
     )
-    # The golden sample's program and the file's hash need no tensor, and no hand of Python's.
+    # The hash and the golden sample's program need no parameter: both cores are at work.
     with ThreadPoolExecutor(2) as pool:
         compiling = pool.submit(compile_golden, bundle)
         hashing = pool.submit(checkpoint.sha256)
-        room = functools.partial(array_in_file, _existing(Path(out).absolute().parent))
-        conversion = carry_out(checkpoint, plan, room)
-        provenance = _provenance(checkpoint, hashing.result(), conversion, options)
-        program = compiling.result()
-    models = {name: (conversion.config, conversion.params)}
-    bundle = dataclasses.replace(bundle, models=models, provenance=provenance)
-    proof = prove(checkpoint, conversion, view) if options.prove else None
-    documents = {}
-    if proof is not None:
-        document = report_document(checkpoint, conversion, bundle.provenance["source"], proof)
-        documents = {
-            JSON_FILE: json.dumps(document, indent=2, allow_nan=False) + "\n",
-            MARKDOWN_FILE: report_markdown(document),
-        }
-    if proof is None or proof.passed:
-        save_bundle(bundle, out, overwrite=overwrite, documents=documents, program=program)
-    else:
-        for name, content in documents.items():
-            with atomic_file(f"{os.fspath(out)}.{name}") as partial:
-                partial.write_text(content, encoding="utf-8")
+        conversion = carry_out(checkpoint, plan, _room(Path(out), plan.config))
+        bundle = dataclasses.replace(
+            bundle,
+            models={name: (conversion.config, conversion.params)},
+            provenance=_provenance(checkpoint, hashing.result(), conversion, options),
+        )
+        proof = prove(checkpoint, conversion, view) if options.prove else None
+        documents = {}
+        if proof is not None:
+            document = report_document(checkpoint, conversion, bundle.provenance["source"], proof)
+            documents = {
+                JSON_FILE: json.dumps(document, indent=2, allow_nan=False) + "\n",
+                MARKDOWN_FILE: report_markdown(document),
+            }
+        if proof is None or proof.passed:
+            save_bundle(
+                bundle, out, overwrite=overwrite, documents=documents, program=compiling.result
+            )
+        else:
+            for name, content in documents.items():
+                with atomic_file(f"{os.fspath(out)}.{name}") as partial:
+                    partial.write_text(content, encoding="utf-8")
     return Report(source, conversion, options.license, proof)
 
 
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest above it that exists."""
-    return next(path for path in (folder, *folder.parents) if path.is_dir())
+def _room(out: Path, config: ModelConfig) -> Empty:
+    """Where parameters are kept: in unnamed files where `out` is to be, if it has room for them.
+
+    The bundle must fit on the disk beside them; else they are kept in memory.
+    """
+    folders = out.absolute().parents
+    folder = next(folder for folder in folders if folder.is_dir())
+    if shutil.disk_usage(folder).free < 3 * _bytes(config):
+        return aligned_array
+    return functools.partial(array_in_file, folder)
 
 
 def _view(config: ModelConfig, options: ReleaseOptions) -> View | None:

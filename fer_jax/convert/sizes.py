@@ -39,9 +39,7 @@ def stated(path: Path, family: Family) -> dict[str, Any]:
     try:
         document = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise FerJaxError(
-            f"{file}: no JSON ({error}); download it again"
-        ) from error
+        raise FerJaxError(f"{file}: no JSON ({error}); download it again") from error
     if not isinstance(document, dict) or document.get("model_type") not in _HF_MODELS:
         return {}
     activation = document.get("hidden_act", "gelu")
@@ -52,9 +50,7 @@ def stated(path: Path, family: Family) -> dict[str, Any]:
         value = document.get(name)
         if value is not None:
             if type(value) not in kinds:
-                raise FerJaxError(
-                    f"{file}: {name}={value!r} is no {kinds[0].__name__}"
-                )
+                raise FerJaxError(f"{file}: {name}={value!r} is no {kinds[0].__name__}")
             found[field] = value
     return found
 

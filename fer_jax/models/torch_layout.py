@@ -150,17 +150,12 @@ class Target:
         return self.torch_shape if axes is None else tuple(self.torch_shape[i] for i in axes)
 
 
-def param_shapes(config: ModelConfig) -> Params:
-    """The params of a model as `jax.ShapeDtypeStruct`s."""
-    init, _ = _MODELS[type(config)]
-    return jax.eval_shape(lambda: init(config, jax.random.key(0)))
-
-
 @functools.lru_cache(maxsize=64)
 def targets(config: ModelConfig) -> Mapping[str, Target]:
     """Every tensor of a model, by its PyTorch name, in the order of the table."""
-    _, rules = _MODELS[type(config)]
-    leaves = traverse_util.flatten_dict(param_shapes(config), sep="/")
+    init, rules = _MODELS[type(config)]
+    shapes = jax.eval_shape(lambda: init(config, jax.random.key(0)))
+    leaves = traverse_util.flatten_dict(shapes, sep="/")
     found = {}
     for rule in rules:
         if rule.path not in leaves:
@@ -181,6 +176,21 @@ def layout(config: ModelConfig) -> dict[str, tuple[tuple[int, ...], np.dtype]]:
     """Shape in PyTorch's layout and dtype of every tensor of a model, by its PyTorch name."""
     dtype = jnp.dtype(config.param_dtype)
     return {name: (target.torch_shape, dtype) for name, target in targets(config).items()}
+
+
+def _leaf_shapes(config: ModelConfig) -> dict[str, tuple[int, ...]]:
+    """Shape of every leaf of the params, by its path."""
+    wanted = targets(config).values()
+    depths = Counter(target.path for target in wanted if target.block is not None)
+    depth = {path: (number,) for path, number in depths.items()}
+    return {target.path: (*depth.get(target.path, ()), *target.shape) for target in wanted}
+
+
+def param_shapes(config: ModelConfig) -> Params:
+    """The params of a model as `jax.ShapeDtypeStruct`s."""
+    dtype = jnp.dtype(config.param_dtype)
+    leaves = {path: jax.ShapeDtypeStruct(s, dtype) for path, s in _leaf_shapes(config).items()}
+    return traverse_util.unflatten_dict(leaves, sep="/")
 
 
 def from_torch_layout(tensors: Mapping[str, np.ndarray], config: ModelConfig) -> Params:
@@ -222,14 +232,12 @@ def stacked(
     Returns:
         Params in the dtype of the tensors, blocks stacked. One tensor is held beside them.
     """
-    wanted = targets(config)
-    depths = Counter(target.path for target in wanted.values() if target.block is not None)
+    shapes = _leaf_shapes(config)
     leaves: dict[str, np.ndarray] = {}
-    for name, target in wanted.items():
+    for name, target in targets(config).items():
         array = read(name)
-        if not target.block:
-            depth = (depths[target.path],) if target.path in depths else ()
-            leaves[target.path] = empty((*depth, *target.shape), array.dtype)
+        if not target.block:  # the first of its leaf
+            leaves[target.path] = empty(shapes[target.path], array.dtype)
         leaf = leaves[target.path]
         own = leaf if target.block is None else leaf[target.block]
         _write(own, array, target.transform, _FROM_TORCH[target.transform])

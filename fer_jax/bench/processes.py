@@ -1,0 +1,92 @@
+"""Runs a command and measures it from outside; says on what machine."""
+
+import dataclasses
+import os
+import platform
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Sequence
+from importlib import metadata
+from pathlib import Path
+
+from fer_jax.errors import FerJaxError
+
+_INTERVAL = 0.02  # seconds between two looks at a process's memory
+_FIELD = re.compile(r"^(RssAnon|VmHWM):\s+(\d+) kB$", flags=re.MULTILINE)
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run of a command.
+
+    Attributes:
+        seconds: wall time, the start of the process included.
+        anonymous: peak of its anonymous memory, bytes; None where the system does not tell.
+        resident: peak of all its resident memory, mapped files included; None likewise.
+    """
+
+    seconds: float
+    anonymous: int | None
+    resident: int | None
+
+
+def run(argv: Sequence[str]) -> Run:
+    """Runs a command to its end, its output thrown away.
+
+    Raises:
+        FerJaxError: it failed; its last line is quoted.
+    """
+    peaks: dict[str, int] = {}
+    with tempfile.TemporaryFile() as errors:
+        begin = time.monotonic()
+        with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=errors) as process:
+            try:
+                while True:
+                    _look(process.pid, peaks)
+                    try:
+                        code = process.wait(_INTERVAL)
+                        break
+                    except subprocess.TimeoutExpired:
+                        continue
+                seconds = time.monotonic() - begin
+            except BaseException:
+                process.kill()
+                raise
+        if code:
+            errors.seek(0)
+            said = errors.read().decode(errors="replace").strip().splitlines()
+            raise FerJaxError(f"{argv[0]}: exit code {code}: {said[-1] if said else 'no message'}")
+    return Run(seconds, peaks.get("RssAnon"), peaks.get("VmHWM"))
+
+
+def _look(pid: int, peaks: dict[str, int]) -> None:
+    try:
+        status = Path(f"/proc/{pid}/status").read_text()
+    except OSError:  # no such system, or the process has ended
+        return
+    for name, size in _FIELD.findall(status):
+        peaks[name] = max(peaks.get(name, 0), 1024 * int(size))
+
+
+def environment() -> dict[str, str | int]:
+    """What figures depend on: versions, system, processor, cores that may be used."""
+    affinity = getattr(os, "sched_getaffinity", None)
+    return {
+        "fer_jax": metadata.version("fer-jax"),
+        "jax": metadata.version("jax"),
+        "python": platform.python_version(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "cpu": _cpu(),
+        "cores": len(affinity(0)) if affinity else os.cpu_count() or 1,
+    }
+
+
+def _cpu() -> str:
+    try:
+        described = Path("/proc/cpuinfo").read_text()
+    except OSError:
+        described = ""
+    found = re.search(r"^model name\s*:\s*(.+)$", described, flags=re.MULTILINE)
+    return found[1] if found else platform.processor() or "unknown"
