@@ -39,6 +39,24 @@ def atomic_file(target: str | os.PathLike[str]) -> Iterator[Path]:
         partial.unlink(missing_ok=True)
 
 
+def check_free(target: Path, *, marker: str, overwrite: bool) -> None:
+    """Whether `atomic_directory` could write here, for those who work long before they write.
+
+    Raises:
+        FerJaxError: as `atomic_directory`.
+    """
+    if target.exists() and not target.is_dir():
+        raise FerJaxError(f"{target}: is a file, a folder is to be written here; name another path")
+    if target.is_dir() and any(target.iterdir()):
+        if not (target / marker).exists():
+            raise FerJaxError(
+                f"{target}: is in use and holds no {marker}, so it will not be replaced; "
+                "name another path"
+            )
+        if not overwrite:
+            raise FerJaxError(f"{target}: exists already; remove it, or pass --overwrite")
+
+
 @contextlib.contextmanager
 def atomic_directory(
     target: str | os.PathLike[str], *, marker: str, overwrite: bool = False
@@ -58,16 +76,7 @@ def atomic_directory(
         FerJaxError: the target is in use and `overwrite` is false, or it is of another kind.
     """
     target = Path(target)
-    if target.exists() and not target.is_dir():
-        raise FerJaxError(f"{target}: is a file, a folder is to be written here; name another path")
-    if target.is_dir() and any(target.iterdir()):
-        if not (target / marker).exists():
-            raise FerJaxError(
-                f"{target}: is in use and holds no {marker}, so it will not be replaced; "
-                "name another path"
-            )
-        if not overwrite:
-            raise FerJaxError(f"{target}: exists already; remove it, or pass --overwrite")
+    check_free(target, marker=marker, overwrite=overwrite)
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = Path(tempfile.mkdtemp(dir=target.parent, prefix=_aside(target)))
     try:

@@ -297,10 +297,13 @@ def from_json(document: Any) -> tuple[dict[str, ModelConfig], dict[str, Any], fl
         numbers = {field: _three_numbers(f"views.{name}.{field}", fields[field]) for field in _RGB}
         views[name] = View(**fields | numbers)
     _check_fields("golden", document["golden"], _GOLDEN)
+    tolerance = document["golden"]["tolerance"]
+    if not 0 < tolerance < 1:  # with more anything would pass
+        raise FerJaxError(f"golden.tolerance={tolerance!r} must lie between 0 and 1")
     rest = ("fusion", "smoothing", "calibration", "provenance", "license", "scores")
     fields = {name: document[name] for name in rest}
     fields |= {"kind": document["kind"], "views": views, "labels": _labels(document["labels"])}
-    return configs, fields, document["golden"]["tolerance"]
+    return configs, fields, tolerance
 
 
 def _model_to_json(config: ModelConfig) -> dict[str, Any]:
@@ -312,20 +315,26 @@ def _model_to_json(config: ModelConfig) -> dict[str, Any]:
 
 def _model_from_json(where: str, fields: Any, model: type) -> ModelConfig:
     _check_fields(where, fields, _MODELS[model])
+    changed: dict[str, Any] = {}
     if model is MAEConfig:
-        encoder = _model_from_json(f"{where}.encoder", fields["encoder"], ViTConfig)
-        return MAEConfig(**fields | {"encoder": encoder})
+        changed["encoder"] = _model_from_json(f"{where}.encoder", fields["encoder"], ViTConfig)
     if model is EntryFusionConfig:
         if [type(width) for width in fields["widths"]] != [int, int]:
             raise FerJaxError(f"{where}.widths={fields['widths']!r} must be two integers")
-        return EntryFusionConfig(**fields | {"widths": tuple(fields["widths"])})
-    return ViTConfig(**fields)
+        changed["widths"] = tuple(fields["widths"])
+    try:
+        return model(**fields | changed)
+    except FerJaxError as error:
+        raise FerJaxError(f"{where}: {error}") from error
 
 
 def _three_numbers(where: str, value: list[Any]) -> tuple[float, ...]:
     if len(value) != 3 or not all(type(number) in (int, float) for number in value):
         raise FerJaxError(f"{where}={value!r} must be three numbers")
-    return tuple(map(float, value))
+    try:
+        return tuple(map(float, value))
+    except OverflowError as error:
+        raise FerJaxError(f"{where}: {error}") from error
 
 
 def _labels(labels: dict[str, Any] | None) -> LabelSpace | None:

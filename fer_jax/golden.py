@@ -55,11 +55,11 @@ def drawn_faces() -> UInt8[np.ndarray, "2 112 112 3"]:
     return coarse.repeat(16, axis=1).repeat(16, axis=2) + fine
 
 
-def drawn_features(widths: tuple[int, int]) -> Arrays:
-    """Two features of each view, in [-2, 2), made of integers: the same everywhere."""
+def drawn_features(widths: tuple[int, int], number: int = 2) -> Arrays:
+    """Features of each view, in [-2, 2), made of integers: the same everywhere."""
     generator = np.random.Generator(np.random.PCG64(_SEED))
     return {
-        name: (generator.integers(-128, 128, (2, width)) / 64).astype(np.float32)
+        name: (generator.integers(-128, 128, (number, width)) / 64).astype(np.float32)
         for name, width in zip(("main", "aux"), widths, strict=True)
     }
 

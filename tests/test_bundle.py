@@ -17,6 +17,7 @@ from fer_jax import bundle as bundle_module
 from fer_jax import golden
 from fer_jax.bundle import Bundle, View, forward, load_bundle, preprocess, save_bundle
 from fer_jax.bundle_schema import KINDS, MODEL_FIELDS, VIT_FIELDS
+from fer_jax.convert.inspection import inspect_path
 from fer_jax.errors import FerJaxError
 from fer_jax.labels import LabelSpace, label_space
 from fer_jax.models import vit
@@ -218,6 +219,9 @@ def test_noise_of_the_golden_sample(saved):
         (lambda d: d["models"].update(aux=d["models"]["main"]), "missing: cls_token"),
         (lambda d: d["views"].pop("main"), "has views main, not none"),
         (lambda d: d["golden"].pop("tolerance"), "golden.tolerance is missing"),
+        (lambda d: d["golden"].update(tolerance=1e300), "golden.tolerance=1e+300 must lie"),
+        (lambda d: d["golden"].update(tolerance=float("nan")), "golden.tolerance=nan must lie"),
+        (lambda d: d["views"]["main"].update(mean=[10**400, 0, 0]), "views.main.mean: int too"),
     ],
 )
 def test_wrong_documents_are_refused(copy, change, said):
@@ -227,6 +231,22 @@ def test_wrong_documents_are_refused(copy, change, said):
     assert said in str(caught.value)
     assert str(caught.value).startswith(str(copy))
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        *((field, 0) for field in ("image_size", "patch_size", "width", "depth", "num_heads")),
+        *(("width", -32), ("num_classes", -1), ("depth", 10**9), ("width", 10**400)),
+        *(("mlp_ratio", float("nan")), ("mlp_ratio", 1e308), ("norm_eps", float("inf"))),
+        *(("norm_eps", -1e-9), ("param_dtype", "foo"), ("param_dtype", "int8")),
+    ],
+)
+def test_damaged_numbers_of_a_model_are_named(copy, field, value):
+    _edit_json(copy, lambda d: d["models"]["main"].update({field: value}))
+    for read in (inspect_path, load_bundle):
+        with pytest.raises(FerJaxError, match=f"models.main: {field}="):
+            read(copy)
 
 
 def test_no_field_can_be_missing(copy):

@@ -4,6 +4,7 @@ A red parity test means that the conversion or the model is wrong: the goldens a
 again to please it.
 """
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from safetensors.numpy import save_file
 from fer_jax.bundle import load_bundle
 from fer_jax.cli.main import main
 from fer_jax.convert.checkpoint import open_checkpoint
+from fer_jax.convert.inspection import inspect_path
 from fer_jax.convert.options import Options
 from fer_jax.convert.plan import Conversion, convert_checkpoint
+from fer_jax.convert.sizes import check_stated
 from fer_jax.errors import FerJaxError, UsageError
 from fer_jax.labels import label_space
 from fer_jax.models import mae, vit
@@ -155,6 +158,168 @@ def test_config_json_is_heard_and_checked(tmp_path):
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert"}))
     with pytest.raises(UsageError, match="pass --heads N"):
         convert(path)
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"layer_norm_eps": float("nan")}, "layer_norm_eps=nan must lie between 0 and 1"),
+        ({"layer_norm_eps": -1e-9}, "layer_norm_eps=-1e-09 must lie between 0 and 1"),
+        ({"layer_norm_eps": 0.0}, "layer_norm_eps=0.0 must lie between 0 and 1"),
+        ({"layer_norm_eps": 1.0}, "layer_norm_eps=1.0 must lie between 0 and 1"),
+        ({"num_attention_heads": 0}, "num_attention_heads=0 must be 1 or more"),
+        ({"num_attention_heads": -4}, "num_attention_heads=-4 must be 1 or more"),
+        ({"num_attention_heads": 5}, "num_attention_heads=5 does not divide hidden_size=32"),
+        ({"decoder_num_attention_heads": 0}, "decoder_num_attention_heads=0 must be 1 or more"),
+        (
+            {"decoder_num_attention_heads": 3, "decoder_hidden_size": 16},
+            "decoder_num_attention_heads=3 does not divide decoder_hidden_size=16",
+        ),
+    ],
+)
+def test_numbers_of_config_json_are_in_their_range(tmp_path, change, said, capsys):
+    found = golden("vit")
+    path = write(tmp_path, found, "file")
+    document = json.loads(str(found["config"])) | change
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    with pytest.raises(FerJaxError, match=said):
+        convert(path)
+    # `inspect` needs neither heads nor epsilon, and must not believe them either.
+    assert main(["inspect", str(path)]) == 0
+    assert said in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("[" * 200_000, "config.json: nested too deeply"),
+        ('{"model_type": "vit"}' + " " * 2**20, "config.json: more than 1,048,576 bytes"),
+        (b"\xff\xfe{", "config.json: no JSON"),
+        ('{"num_attention_heads": ' + "4" * 5000 + "}", "config.json: no JSON"),
+    ],
+)
+def test_a_config_json_that_cannot_be_read(tmp_path, content, said):
+    path = write(tmp_path, golden("vit"), "file")
+    data = content if isinstance(content, bytes) else content.encode()
+    (tmp_path / "config.json").write_bytes(data)
+    with pytest.raises(FerJaxError, match=said):
+        convert(path)
+    assert said in inspect_path(path)["problem"]
+
+
+def test_heads_of_config_json_that_do_not_divide_say_where_they_stand(tmp_path):
+    path = write(tmp_path, golden("vit"), "file")
+    (tmp_path / "config.json").write_text('{"model_type": "vit", "num_attention_heads": 5}')
+    with pytest.raises(UsageError, match=r"--heads 5 does not divide .* stands in config.json"):
+        convert(path)
+
+
+def contradictions(path: Path, conversion: Conversion, document: object) -> list[str]:
+    """What `check_stated` says of another config.json, the first line left out."""
+    path.with_name("config.json").write_text(json.dumps(document))
+    try:
+        check_stated(path, conversion.family, conversion.config)
+    except FerJaxError as error:
+        first, *faults = str(error).split("\n")
+        assert first.startswith(f"{path.with_name('config.json')}: contradicts {path.name}; ")
+        assert "download both from the same place, or move config.json away" in first
+        return [fault.strip() for fault in faults]
+    return []
+
+
+def test_a_config_json_of_another_model_is_listed(tmp_path):
+    found = golden("vit")
+    path = write(tmp_path, found, "file")
+    conversion = convert(path)
+    document = json.loads(str(found["config"]))
+    sizes = {"hidden_size": 768, "num_hidden_layers": 12, "intermediate_size": 3072}
+    other = sizes | {"num_attention_heads": 16, "patch_size": 32, "image_size": 384}
+    assert contradictions(path, conversion, document | other) == [
+        "patch_size=32, the weights have 8",
+        "image_size=384, the weights have 24",
+        "hidden_size=768, the weights have 32",
+        "num_hidden_layers=12, the weights have 2",
+        "intermediate_size=3072, the weights have 128",
+    ]
+    for change, said in (
+        ({"model_type": "dinov2"}, "model_type='dinov2', the weights have the names of vit or"),
+        ({"model_type": "vit_msn"}, "model_type='vit_msn', the weights have the names of vit or"),
+        ({"model_type": ["vit"]}, "model_type=['vit'], the weights have the names of vit or"),
+        ({"num_attention_heads": 12}, "num_attention_heads=12, the weights are 32 wide"),
+        ({"image_size": [24, 32]}, "image_size=[24, 32], the weights have 24"),
+        ({"image_size": [24]}, "image_size=[24], the weights have 24"),
+        ({"hidden_size": "32"}, "hidden_size='32', the weights have 32"),
+        ({"num_hidden_layers": 2.0}, "num_hidden_layers=2.0, the weights have 2"),
+        ({"mlp_ratio": 2}, "mlp_ratio=2, the weights have 4"),
+        ({"mlp_ratio": float("nan")}, "mlp_ratio=nan, the weights have 4"),
+    ):
+        (fault,) = contradictions(path, conversion, document | change)
+        assert fault.startswith(said)
+
+
+def test_a_config_json_of_the_same_model_passes(tmp_path):
+    for kind, options in (("vit", {}), ("mae", {}), ("mae", {"decoder": True}), ("dinov2", {})):
+        found = golden(kind)
+        path = write(tmp_path, found, "file")
+        conversion = convert(path, **options)
+        document = json.loads(str(found["config"]))
+        for change in (
+            {},
+            {"image_size": [24, 24], "patch_size": [8, 8]},
+            {"hidden_size": None},
+            {"mlp_ratio": 4.0},
+        ):
+            assert contradictions(path, conversion, document | change) == []
+        assert contradictions(path, conversion, {"model_type": document["model_type"]}) == []
+        # Not Hugging Face's: nothing is taken from it, so it cannot contradict.
+        assert contradictions(path, conversion, {"hidden_size": 768}) == []
+        assert contradictions(path, conversion, ["vit"]) == []
+        path.with_name("config.json").unlink()
+        check_stated(path, conversion.family, conversion.config)
+
+
+def test_a_vit_and_an_autoencoder_share_their_names(tmp_path):
+    for kind, other in (("vit", "vit_mae"), ("mae", "vit")):
+        found = golden(kind)
+        path = write(tmp_path, found, "file")
+        conversion = convert(path)
+        document = json.loads(str(found["config"]))
+        assert contradictions(path, conversion, document | {"model_type": other}) == []
+    found = golden("dinov2")
+    path = write(tmp_path, found, "file")
+    conversion = convert(path)
+    document = json.loads(str(found["config"]))
+    assert contradictions(path, conversion, document | {"model_type": "vit"}) == [
+        "model_type='vit', the weights have the names of dinov2"
+    ]
+
+
+def test_a_decoder_is_compared_where_it_is_kept(tmp_path):
+    found = golden("mae")
+    path = write(tmp_path, found, "file")
+    wrong = {
+        "decoder_hidden_size": 512,
+        "decoder_num_hidden_layers": 8,
+        "decoder_intermediate_size": 2048,
+    }
+    document = json.loads(str(found["config"])) | wrong
+    both, encoder = convert(path, decoder=True), convert(path)
+    assert contradictions(path, both, document) == [
+        "decoder_hidden_size=512, the weights have 16",
+        "decoder_num_hidden_layers=8, the weights have 2",
+        "decoder_intermediate_size=2048, the weights have 64",
+    ]
+    assert contradictions(path, encoder, document) == []
+
+
+def test_only_hugging_face_has_a_config_json(tmp_path):
+    found = golden("vit")
+    path = write(tmp_path, found, "file")
+    conversion = convert(path)
+    document = json.loads(str(found["config"])) | {"hidden_size": 768}
+    assert contradictions(path, conversion, document) != []
+    timm = dataclasses.replace(conversion.family, name="timm")
+    assert contradictions(path, dataclasses.replace(conversion, family=timm), document) == []
 
 
 def test_parts_that_are_missing_or_do_not_fit_are_named(tmp_path):

@@ -78,6 +78,37 @@ def test_other_networks_are_described_with_the_problem(tmp_path, capsys):
     assert "108 numbers in 1 tensors" in capsys.readouterr().out
 
 
+def test_files_without_blocks_are_no_traceback(tmp_path, capsys):
+    """The depth is the highest number of a block, and there may be none."""
+    bare = {k: v for k, v in vit_tensors().items() if not k.startswith("blocks.")}
+    path, out = write_checkpoint(tmp_path, bare, "bare.pth"), str(tmp_path / "bundle")
+    common = ["--normalize", "imagenet", "--heads", "4"]
+    assert main(["convert", str(path), out, *common, "--family", "timm"]) == 1
+    said = "missing: blocks.0..., without which the model's size is not known"
+    assert said in capsys.readouterr().err
+
+    half = vit_tensors(decoder=True)
+    half = {k: v for k, v in half.items() if not k.startswith("decoder_blocks.")}
+    half["fc_norm.weight"] = half["fc_norm.bias"] = np.zeros(32, np.float32)
+    half["decoder_embed.weight"] = np.zeros((32, 32), np.float32)
+    half["decoder_embed.bias"] = np.zeros(32, np.float32)
+    path = write_checkpoint(tmp_path, half, "half.pth")
+    said = "missing: decoder_blocks.0..., without which the model's size is not known"
+    wishes = ["--decoder", "--decoder-heads", "4", "--norm-pix"]
+    assert main(["convert", str(path), out, *common, *wishes]) == 1
+    assert said in capsys.readouterr().err
+    assert said in inspect_path(path)["problem"]
+
+
+@pytest.mark.parametrize("number", ["256", "9" * 5000])
+def test_blocks_of_absurd_numbers_are_no_traceback(tmp_path, number):
+    arrays = vit_tensors(norm="fc_norm") | {
+        f"blocks.{number}.norm1.weight": np.zeros(32, np.float32)
+    }
+    problem = inspect_path(write_checkpoint(tmp_path, arrays))["problem"]
+    assert "blocks: more than 256 blocks" in problem
+
+
 def test_a_bundle_is_described_as_it_loads(tmp_path, capsys):
     path = write_tiny_bundle(tmp_path / "bundle")
     found, bundle = inspect_path(path), load_bundle(path, verify=False)

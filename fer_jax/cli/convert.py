@@ -105,14 +105,14 @@ def main(argv: Sequence[str]) -> int:
     options = parser.parse_args(argv)
     begin = time.monotonic()
     bundle = os.path.isfile(os.path.join(options.source, "bundle.json"))
-    passed = True
+    failure = None
     if bundle or (os.path.isdir(options.source) and options.normalize is None):
         lines = _export(parser, options)
     else:
-        lines, passed = _import(options)
+        lines, failure = _import(options)
     print("\n".join(lines))
-    if not passed:
-        print(f"{options.out}: not written, see {options.out}.report.md")
+    if failure is not None:
+        print(f"{options.out}: not written, see {failure}")
         return 1
     done = f"written in {time.monotonic() - begin:.1f} s"
     if options.dry_run:
@@ -135,7 +135,7 @@ def _export(parser: argparse.ArgumentParser, options: argparse.Namespace) -> lis
     )
 
 
-def _import(options: argparse.Namespace) -> tuple[list[str], bool]:
+def _import(options: argparse.Namespace) -> tuple[list[str], str | None]:
     os.stat(options.source)  # a wrong path is said before anything is asked for
     from fer_jax.convert.release import ReleaseOptions, convert_file, plan_file
 
@@ -149,6 +149,6 @@ def _import(options: argparse.Namespace) -> tuple[list[str], bool]:
         **{name: getattr(options, name) for name in same},
     )
     if options.dry_run:
-        return plan_file(options.source, release).lines(every_key=True), True
+        return plan_file(options.source, release).lines(every_key=True), None
     report = convert_file(options.source, options.out, release, overwrite=options.overwrite)
-    return report.lines(), report.proof is None or report.proof.passed
+    return report.lines(), None if report.failure is None else str(report.failure)

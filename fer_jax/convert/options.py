@@ -5,8 +5,10 @@ import dataclasses
 from fer_jax.convert.families import FAMILY_NAMES
 from fer_jax.errors import UsageError
 from fer_jax.labels import LabelSpace
+from fer_jax.models.config import DTYPES, POOLS
+from fer_jax.ops.resize import POSITION_KERNELS
 
-DTYPES = ("float32", "bfloat16", "float16")
+MAX_IMAGE_SIZE = 4096  # pixels; far above what attention over all patches can bear
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +31,8 @@ class Options:
         dtype: of the parameters: `float32` | `bfloat16` | `float16`.
 
     Raises:
-        UsageError: an unknown name, or wishes that contradict each other.
+        UsageError: an unknown name, a number out of its range, or wishes that contradict each
+            other.
     """
 
     family: str = "auto"
@@ -49,8 +52,23 @@ class Options:
     def __post_init__(self) -> None:
         if self.family not in ("auto", *FAMILY_NAMES):
             raise UsageError(f"no family {self.family!r}; one of auto, {', '.join(FAMILY_NAMES)}")
-        if self.dtype not in DTYPES:
-            raise UsageError(f"--dtype {self.dtype!r} must be one of {', '.join(DTYPES)}")
+        for flag, value, known in (
+            ("--dtype", self.dtype, DTYPES),
+            ("--pool", self.pool, (None, *POOLS)),
+            ("--position-resize", self.position_resize, POSITION_KERNELS),
+        ):
+            if value not in known:
+                names = ", ".join(name for name in known if name)
+                raise UsageError(f"{flag} {value!r} must be one of {names}")
+        if self.norm_eps is not None and not 0 < self.norm_eps < 1:  # NaN does not lie there
+            raise UsageError(f"--eps {self.norm_eps} must lie between 0 and 1")
+        if self.image_size is not None and not 1 <= self.image_size <= MAX_IMAGE_SIZE:
+            raise UsageError(
+                f"--image-size {self.image_size} must lie between 1 and {MAX_IMAGE_SIZE}"
+            )
+        for flag, heads in (("--heads", self.num_heads), ("--decoder-heads", self.decoder_heads)):
+            if heads is not None and heads < 1:
+                raise UsageError(f"{flag} {heads} must be 1 or more")
         if self.map_to is not None and self.labels is None:
             raise UsageError("--map-labels needs --labels, which says what the head's outputs mean")
         if self.fresh_head is not None and self.labels is not None:

@@ -55,6 +55,7 @@ class Plan:
     Attributes:
         config: the model.
         labels: what its outputs mean, if it has a head.
+        head_labels: what the outputs of the file's head mean, if it is taken over.
         family: whose names the file has.
         reason: why it was taken.
         sources: target name -> where it comes from.
@@ -64,6 +65,7 @@ class Plan:
 
     config: ModelConfig
     labels: LabelSpace | None
+    head_labels: LabelSpace | None
     family: Family
     reason: str
     sources: dict[str, Source]
@@ -166,6 +168,7 @@ def plan_conversion(checkpoint: Checkpoint, options: Options) -> Plan:
     return Plan(
         config=_with_classes(config, options),
         labels=options.result_labels,
+        head_labels=options.labels,
         family=family,
         reason=reason,
         sources=_sources(checkpoint, names, found, in_file, config, options, head),

@@ -1,12 +1,14 @@
 """The proof of a conversion: every stage of the JAX model against a reference on the same weights.
 
-The reference (`reference.py`) is numpy in float64, written apart from the models, and reads the
-user's tensors by their names in the file. Its own run in float32 tells how far a correct program
-may stand from it. Each stage of the JAX model must lie within a few of those noise floors.
+The reference (`reference.py`) is numpy in float64, written apart from the models, on the user's
+tensors, which `witness.py` finds apart from the converter's tables. Its own run in float32 tells
+how far a correct program may stand from it. Each stage of the JAX model, and of PyTorch where it is
+installed, must lie within a few of those noise floors.
 """
 
 import dataclasses
 import functools
+import math
 import time
 from collections.abc import Iterator, Mapping
 from typing import Any
@@ -17,7 +19,8 @@ import numpy as np
 from fer_jax.bundle_schema import View
 from fer_jax.convert import reference, torch_reference
 from fer_jax.convert.checkpoint import Checkpoint
-from fer_jax.convert.plan import Conversion, cast
+from fer_jax.convert.plan import Conversion
+from fer_jax.convert.witness import witness_reader
 from fer_jax.forward import preprocess
 from fer_jax.golden import drawn_faces, drawn_features, mae_noise, plain
 from fer_jax.models import fusion, mae, vit
@@ -30,6 +33,9 @@ from fer_jax.models.vit import Params
 FACTOR = 4.0
 # A floor can be zero by chance, as of a copy; this much of a stage's largest value always passes.
 LEAST = 4 * float(np.finfo(np.float32).eps)
+
+_PAIRS = 16  # of features for a fusion: its stages are small
+_OUTPUTS = ("pooled", "prediction", "fused", "logits")
 
 Stages = Iterator[tuple[str, np.ndarray]]
 
@@ -57,9 +63,17 @@ class Stage:
     torch: float | None
 
     @property
+    def closeness(self) -> float:
+        """The larger difference over what is allowed; infinite if one is no number."""
+        worst = max(self.difference, self.torch or 0.0)
+        if not math.isfinite(worst + self.difference) or not math.isfinite(self.allowed):
+            return math.inf
+        return worst / self.allowed if self.allowed else math.inf if worst else 0.0
+
+    @property
     def passed(self) -> bool:
-        """Whether the JAX model computes the same; NaN never does."""
-        return self.difference <= self.allowed
+        """Whether the JAX model, and torch if it ran, compute the same; NaN never does."""
+        return self.closeness <= 1
 
 
 @dataclasses.dataclass(frozen=True)
@@ -100,16 +114,13 @@ class Proof:
 
     @property
     def passed(self) -> bool:
-        """Whether every stage did."""
-        return all(stage.passed for stage in self.stages)
+        """Whether every stage did; no stages prove nothing."""
+        return bool(self.stages) and all(stage.passed for stage in self.stages)
 
     @property
     def worst(self) -> Stage:
         """The stage that came closest to its bound, or went furthest beyond."""
-        return max(
-            self.stages,
-            key=lambda stage: np.nan_to_num(stage.difference / stage.allowed, nan=np.inf),
-        )
+        return max(self.stages, key=lambda stage: stage.closeness)
 
     def summary(self) -> str:
         """The proof in a line."""
@@ -133,49 +144,86 @@ def prove(checkpoint: Checkpoint, conversion: Conversion, view: View | None) -> 
         The proof. Memory: one block in float64, the JAX model's stages, and what torch needs.
     """
     begin = time.monotonic()
-    inputs, words = _inputs(conversion.config, view)
-    dtype = np.dtype(conversion.config.param_dtype)
-    rounded = functools.partial(cast, checkpoint, conversion, dtype=dtype)
-    exact = functools.partial(conversion.read, checkpoint)
-    found = _jax_stages(conversion.config, conversion.params, inputs)
-    floors = _numpy_stages(conversion.config, rounded, inputs, np.float32)
-    torch = _torch_stages(conversion.config, rounded, inputs)
-    stages, outputs = [], {}
-    for name, wanted in _numpy_stages(conversion.config, rounded, inputs, np.float64):
-        stages.append(_judge(name, wanted, found[name], next(floors), next(torch, None)))
-        outputs[name] = wanted
-    lost = any(np.dtype(t.dtype) != dtype for t in _taken(checkpoint, conversion))
-    rounding = ()
-    if lost and dtype.itemsize < 4:
-        truth = dict(_numpy_stages(conversion.config, exact, inputs, np.float64))
-        names = [n for n in ("pooled", "prediction", "fused", "logits") if n in outputs]
-        rounding = tuple(_rounding(name, outputs[name], truth[name]) for name in names)
-    witnesses = ["numpy in float64"]
-    if torch_reference.available():
-        witnesses.append("torch")
-    return Proof(tuple(stages), rounding, words, tuple(witnesses), time.monotonic() - begin)
+    config = conversion.config
+    inputs, words = _inputs(config, view)
+    dtype = np.dtype(config.param_dtype)
+    exact = witness_reader(checkpoint, conversion)
+
+    def rounded(name: str) -> np.ndarray:
+        return exact(name).astype(dtype)
+
+    with np.errstate(over="ignore", invalid="ignore"):  # what is not finite fails
+        found = _jax_stages(config, conversion.params, inputs)
+        floors = _numpy_stages(config, rounded, inputs, np.float32)
+        torch = _torch_stages(config, rounded, inputs)
+        stages: list[Stage] = []
+        outputs = {}
+        for name, wanted in _all_of(stage_names(config), _numpy_stages(config, rounded, inputs)):
+            floor = _next(floors, name)
+            other = None if torch is None else _next(torch, name)
+            before = stages[-1].floor / stages[-1].largest if stages and stages[-1].largest else 0
+            stages.append(_judge(name, wanted, found[name], floor, other, before))
+            if name in _OUTPUTS:
+                outputs[name] = wanted
+        rounding = ()
+        if any(np.dtype(t.dtype).itemsize > dtype.itemsize for t in _taken(checkpoint, conversion)):
+            truth = _numpy_stages(config, exact, inputs)
+            rounding = tuple(_rounding(n, outputs[n], v) for n, v in truth if n in outputs)
+    witnesses = ("numpy in float64",) if torch is None else ("numpy in float64", "torch")
+    return Proof(tuple(stages), rounding, words, witnesses, time.monotonic() - begin)
+
+
+def stage_names(config: ModelConfig) -> tuple[str, ...]:
+    """The stages that a proof of a model must have, in order."""
+    if isinstance(config, EntryFusionConfig):
+        return ("main", "aux", "key", "attention", "fused", "hidden", "logits")
+    encoder = config.encoder if isinstance(config, MAEConfig) else config
+    names = ("patch_embed", "embed", *(f"blocks.{i}" for i in range(encoder.depth)))
+    if isinstance(config, MAEConfig):
+        decoder = (f"decoder_blocks.{i}" for i in range(config.decoder_depth))
+        return (*names, "latent", "decoder_embed", *decoder, "prediction", "loss")
+    names += ("norm", "pooled") if config.pool == "cls" else ("pooled",)
+    return (*names, "logits") if config.num_classes else names
+
+
+def _all_of(names: tuple[str, ...], stages: Stages) -> Stages:
+    for name in names:
+        yield name, _next(stages, name)
+
+
+def _next(stages: Stages, name: str) -> np.ndarray:
+    """The next stage, which must be the one of that name."""
+    given, values = next(stages, (None, None))
+    if given != name:
+        raise RuntimeError(f"a witness gives the stage {given} where {name} is due")
+    return values
 
 
 def _judge(
     name: str,
     wanted: np.ndarray,
     found: np.ndarray,
-    floor: tuple[str, np.ndarray],
-    torch: tuple[str, np.ndarray] | None,
+    in_float32: np.ndarray,
+    torch: np.ndarray | None,
+    before: float,
 ) -> Stage:
-    others = [one for one in (floor, torch) if one is not None]
-    assert all(one[0] == name for one in others), f"{name} is not {others}"
-    assert all(one.shape == wanted.shape for one in (found, *(values for _, values in others)))
+    """One stage; `before` is the floor of the stage before over that stage's largest value."""
+    for values in (found, in_float32, *(() if torch is None else (torch,))):
+        if values.shape != wanted.shape:
+            raise RuntimeError(f"{name}: shape {values.shape} where {wanted.shape} is due")
     largest = float(np.abs(wanted).max())
-    noise = _off(floor[1], wanted)
+    floor = _off(in_float32, wanted)
+    # Of a handful of numbers, as of logits, all may be right by luck: what the stage before was off
+    # by lives on in them.
+    noise = max(floor, before * largest)
     return Stage(
         name=name,
         shape=tuple(wanted.shape),
         largest=largest,
-        floor=noise,
+        floor=floor,
         allowed=FACTOR * noise + LEAST * largest,
         difference=_off(found, wanted),
-        torch=None if torch is None else _off(torch[1], wanted),
+        torch=None if torch is None else _off(torch, wanted),
     )
 
 
@@ -200,7 +248,7 @@ def _taken(checkpoint: Checkpoint, conversion: Conversion) -> Iterator[Any]:
 
 def _inputs(config: ModelConfig, view: View | None) -> tuple[dict[str, np.ndarray], str]:
     if isinstance(config, EntryFusionConfig):
-        return drawn_features(config.widths), "two pairs of drawn features"
+        return drawn_features(config.widths, _PAIRS), f"{_PAIRS} pairs of drawn features"
     images = np.asarray(jax.jit(functools.partial(preprocess, view))(drawn_faces()))
     words = f"two drawn faces at {config.image_size} pixels"
     if isinstance(config, MAEConfig):
@@ -210,14 +258,19 @@ def _inputs(config: ModelConfig, view: View | None) -> tuple[dict[str, np.ndarra
 
 
 def _numpy_stages(
-    config: ModelConfig, read: reference.Read, inputs: Mapping, dtype: type
+    config: ModelConfig,
+    read: reference.Read,
+    inputs: Mapping[str, np.ndarray],
+    dtype: type[np.floating] = np.float64,
 ) -> Stages:
     return _run(reference, config)(config, read, *inputs.values(), dtype=dtype)
 
 
-def _torch_stages(config: ModelConfig, read: reference.Read, inputs: Mapping) -> Stages:
+def _torch_stages(
+    config: ModelConfig, read: reference.Read, inputs: Mapping[str, np.ndarray]
+) -> Stages | None:
     if not torch_reference.available():
-        return iter(())
+        return None
     return _run(torch_reference, config)(config, read, *inputs.values())
 
 

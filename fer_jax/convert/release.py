@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from fer_jax import __version__
-from fer_jax.atomic import atomic_file
-from fer_jax.bundle import Bundle, View, save_bundle
+from fer_jax.atomic import atomic_file, check_free
+from fer_jax.bundle import DOCUMENT_FILE, Bundle, View, save_bundle
 from fer_jax.convert.checkpoint import Checkpoint, open_checkpoint
 from fer_jax.convert.options import Options
 from fer_jax.convert.plan import (
@@ -69,12 +69,14 @@ class Report:
         plan: where its tensors go.
         license: of the weights.
         proof: that the result computes the same; None if it was not asked for.
+        failure: where the report of a proof that failed stands.
     """
 
     source: Path
     plan: Plan
     license: str
     proof: Proof | None = None
+    failure: Path | None = None
 
     def lines(self, *, every_key: bool = False) -> list[str]:
         """The report, for people; with `every_key`, all that is left out and the bytes, too."""
@@ -179,8 +181,9 @@ def convert_file(
         UsageError: something is missing on the command line.
         FerJaxError: the file is no checkpoint of a known family; see `convert_checkpoint`.
     """
-    source = Path(source)
+    source, out = Path(source), Path(out)
     wishes = _options(options)
+    check_free(out, marker=DOCUMENT_FILE, overwrite=overwrite)
     checkpoint = open_checkpoint(source)
     _check_normalize(checkpoint, options)
     plan = plan_conversion(checkpoint, wishes)
@@ -197,7 +200,7 @@ def convert_file(
     with ThreadPoolExecutor(2) as pool:
         compiling = pool.submit(compile_golden, bundle)
         hashing = pool.submit(checkpoint.sha256)
-        conversion = carry_out(checkpoint, plan, _room(Path(out), plan.config))
+        conversion = carry_out(checkpoint, plan, _room(out, plan.config))
         bundle = dataclasses.replace(
             bundle,
             models={name: (conversion.config, conversion.params)},
@@ -215,11 +218,18 @@ def convert_file(
             save_bundle(
                 bundle, out, overwrite=overwrite, documents=documents, program=compiling.result
             )
-        else:
-            for name, content in documents.items():
-                with atomic_file(f"{os.fspath(out)}.{name}") as partial:
-                    partial.write_text(content, encoding="utf-8")
-    return Report(source, conversion, options.license, proof)
+            for name in (JSON_FILE, MARKDOWN_FILE):  # of an attempt that failed
+                _beside(out, name).unlink(missing_ok=True)
+            return Report(source, conversion, options.license, proof)
+    for name, content in documents.items():
+        with atomic_file(_beside(out, name)) as partial:
+            partial.write_text(content, encoding="utf-8")
+    failure = _beside(out, MARKDOWN_FILE)
+    return Report(source, conversion, options.license, proof, failure)
+
+
+def _beside(out: Path, name: str) -> Path:
+    return out.with_name(f"{out.name}.{name}")
 
 
 def _room(out: Path, config: ModelConfig) -> Empty:

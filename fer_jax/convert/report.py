@@ -54,16 +54,25 @@ def report_document(
             {
                 "name": stage.name,
                 "shape": list(stage.shape),
-                "largest": stage.largest,
-                "noise_floor": stage.floor,
-                "allowed": stage.allowed,
+                "largest": _finite(stage.largest),
+                "noise_floor": _finite(stage.floor),
+                "allowed": _finite(stage.allowed),
                 "difference": _finite(stage.difference),
-                "torch_difference": stage.torch,
+                "torch_difference": None if stage.torch is None else _finite(stage.torch),
+                "of_allowed": _finite(stage.closeness),
                 "passed": stage.passed,
             }
             for stage in proof.stages
         ],
-        "rounding": [vars(rounding) for rounding in proof.rounding],
+        "rounding": [
+            {
+                "name": one.name,
+                "difference": _finite(one.difference),
+                "relative": _finite(one.relative),
+                "same_class": one.same_class,
+            }
+            for one in proof.rounding
+        ],
         "tensors": _tensors(checkpoint, conversion),
         "left_out": dict(conversion.dropped),
         "seconds": round(proof.seconds, 2),
@@ -178,7 +187,7 @@ def _rounding_lines(document: dict[str, Any]) -> list[str]:
 
 
 def _closeness(stage: dict[str, Any]) -> float:
-    return np.inf if stage["difference"] is None else stage["difference"] / stage["allowed"]
+    return np.inf if stage["of_allowed"] is None else stage["of_allowed"]
 
 
 def _number(value: float | None) -> str:

@@ -2,18 +2,20 @@
 
 import json
 import math
-from collections.abc import Mapping
+import reprlib
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 from fer_jax.convert.families import Family
 from fer_jax.convert.options import Options
 from fer_jax.errors import FerJaxError, UsageError
+from fer_jax.models.config import MAX_DEPTH, MAX_SIZE
 from fer_jax.models.fusion import EntryFusionConfig
 from fer_jax.models.mae import MAEConfig
+from fer_jax.models.torch_layout import ModelConfig
 from fer_jax.models.vit import SIZES, ViTConfig
 
-MAX_DEPTH = 256  # blocks; the largest published ViT has 64
 DECODER_HEADS = {512: 16}  # facebookresearch/mae: every size has the same decoder
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -28,40 +30,147 @@ def stated(path: Path, family: Family) -> dict[str, Any]:
 
     Returns:
         Fields of `Options`: `num_heads`, `norm_eps`, `decoder_heads`, `norm_pix`; empty if there is
-        no such file.
+        no such file, or it is of another kind of model.
 
     Raises:
-        FerJaxError: the file is damaged, or the model has another activation than exact GELU.
+        FerJaxError: the file is damaged, a number is out of its range, or the model has another
+            activation than exact GELU.
     """
-    file = path.with_name("config.json")
-    if family.name != "hf" or not file.is_file():
-        return {}
-    try:
-        document = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise FerJaxError(f"{file}: no JSON ({error}); download it again") from error
-    if not isinstance(document, dict) or document.get("model_type") not in _HF_MODELS:
+    file = path.with_name(_BESIDE)
+    document = _beside(path, family)
+    if document.get("model_type") not in (*_PLAIN_TYPES, *_SCALED_TYPES):
         return {}
     activation = document.get("hidden_act", "gelu")
     if activation != "gelu":
         raise FerJaxError(f"{file}: hidden_act={activation!r}; only models with gelu are converted")
     found = {}
-    for field, name, kinds in _HF_FIELDS:
+    for field, name, kind in _STATED:
         value = document.get(name)
-        if value is not None:
-            if type(value) not in kinds:
-                raise FerJaxError(f"{file}: {name}={value!r} is no {kinds[0].__name__}")
-            found[field] = value
+        if value is None:
+            continue
+        if type(value) is not kind:
+            raise FerJaxError(f"{file}: {name}={_short(value)} is no {kind.__name__}")
+        if kind is float and not 0 < value < 1:  # NaN does not lie there
+            raise FerJaxError(f"{file}: {name}={value} must lie between 0 and 1")
+        if kind is int and value < 1:
+            raise FerJaxError(f"{file}: {name}={_short(value)} must be 1 or more")
+        found[field] = value
+    for name, of in _HEADS_AND_WIDTHS:
+        heads, width = document.get(name), document.get(of)
+        if heads is not None and type(width) is int and width % heads:
+            raise FerJaxError(
+                f"{file}: {name}={_short(heads)} does not divide {of}={_short(width)}; download "
+                "it again"
+            )
     return found
 
 
-_HF_MODELS = ("vit", "vit_mae", "dinov2")
-_HF_FIELDS = (
-    ("num_heads", "num_attention_heads", (int,)),
-    ("norm_eps", "layer_norm_eps", (float,)),
-    ("decoder_heads", "decoder_num_attention_heads", (int,)),
-    ("norm_pix", "norm_pix_loss", (bool,)),
+def check_stated(path: Path, family: Family, config: ModelConfig) -> None:
+    """Refuses a config.json that contradicts the weights beside it, since then both are in doubt.
+
+    Args:
+        path: the checkpoint.
+        family: of its names; only `hf` has such a file.
+        config: the model as its weights have it. What belongs to a decoder is compared only in a
+            `MAEConfig`; what the file leaves out is not compared.
+
+    Raises:
+        FerJaxError: lists every difference.
+    """
+    document = _beside(path, family)
+    if document.get("model_type") is None:  # not Hugging Face's: `stated` took nothing from it
+        return
+    faults = list(_contradictions(document, config))
+    if faults:
+        raise FerJaxError(
+            f"{path.with_name(_BESIDE)}: contradicts {path.name}; download both from the same "
+            f"place, or move {_BESIDE} away:\n" + "\n".join(f"  {fault}" for fault in faults)
+        )
+
+
+def _contradictions(document: dict[str, Any], config: ModelConfig) -> Iterator[str]:
+    """What config.json says otherwise than the weights, a line each."""
+    decoder = config.decoder if isinstance(config, MAEConfig) else None
+    vit = config.encoder if isinstance(config, MAEConfig) else config
+    fitting = _SCALED_TYPES if vit.layer_scale else _PLAIN_TYPES
+    if document["model_type"] not in fitting:
+        kind = _short(document["model_type"])
+        yield f"model_type={kind}, the weights have the names of {' or '.join(fitting)}"
+    held = {"patch_size": vit.patch_size, "image_size": vit.image_size} | _sizes(vit)
+    if decoder is not None:
+        held |= {f"decoder_{name}": size for name, size in _sizes(decoder).items()}
+    for name, size in held.items():
+        if document.get(name) is not None and not _same(document[name], size):
+            yield f"{name}={_short(document[name])}, the weights have {size}"
+    ratio = document.get("mlp_ratio")  # DINOv2 says this in place of intermediate_size
+    if ratio is not None and not _same_ratio(ratio, vit):
+        yield f"mlp_ratio={_short(ratio)}, the weights have {vit.mlp_ratio:g}"
+    for name, width in _HEADS_AND_WIDTHS:
+        heads = document.get(name)
+        if width in held and type(heads) is int and heads > 0 and held[width] % heads:
+            yield f"{name}={_short(heads)}, the weights are {held[width]} wide"
+
+
+def _sizes(config: ViTConfig) -> dict[str, int]:
+    return {
+        "hidden_size": config.width,
+        "num_hidden_layers": config.depth,
+        "intermediate_size": int(config.width * config.mlp_ratio),
+    }
+
+
+_BESIDE = "config.json"
+_MAX_BESIDE = 2**20  # bytes; those of the hub have a few thousand, with many labels some more
+# Names with LayerScale and without; ViT and ViTMAE share theirs.
+_SCALED_TYPES = ("dinov2",)
+_PLAIN_TYPES = ("vit", "vit_mae")
+_STATED = (
+    ("num_heads", "num_attention_heads", int),
+    ("norm_eps", "layer_norm_eps", float),
+    ("decoder_heads", "decoder_num_attention_heads", int),
+    ("norm_pix", "norm_pix_loss", bool),
 )
+_HEADS_AND_WIDTHS = (
+    ("num_attention_heads", "hidden_size"),
+    ("decoder_num_attention_heads", "decoder_hidden_size"),
+)
+
+
+def _beside(path: Path, family: Family) -> dict[str, Any]:
+    """The config.json beside a Hugging Face file; empty if there is none."""
+    file = path.with_name(_BESIDE)
+    if family.name != "hf" or not file.is_file():
+        return {}
+    with file.open("rb") as stream:
+        content = stream.read(_MAX_BESIDE + 1)
+    if len(content) > _MAX_BESIDE:
+        raise FerJaxError(
+            f"{file}: more than {_MAX_BESIDE:,} bytes, no config.json of a model is as long; "
+            "download it again, or move it away"
+        )
+    try:
+        document = json.loads(content.decode())
+    except RecursionError as error:
+        raise FerJaxError(f"{file}: nested too deeply; download it again") from error
+    except ValueError as error:
+        raise FerJaxError(f"{file}: no JSON ({error}); download it again") from error
+    return document if isinstance(document, dict) else {}
+
+
+def _same(said: Any, held: int) -> bool:
+    """Whether a size in config.json, or a side's for each of two sides, is that of the weights."""
+    sides = said if isinstance(said, list) and len(said) == 2 else [said]
+    return all(type(side) is int and side == held for side in sides)
+
+
+def _same_ratio(said: Any, vit: ViTConfig) -> bool:
+    if type(said) not in (int, float) or not 0 < said <= MAX_SIZE:
+        return False
+    return int(vit.width * said) == int(vit.width * vit.mlp_ratio)
+
+
+def _short(value: Any) -> str:
+    return reprlib.repr(value)
 
 
 def vit_config(family: Family, shapes: Shapes, options: Options, num_classes: int) -> ViTConfig:
@@ -85,7 +194,7 @@ def vit_config(family: Family, shapes: Shapes, options: Options, num_classes: in
         patch_size=patch_size,
         width=width,
         depth=depth,
-        num_heads=_heads(options.num_heads, width, depth),
+        num_heads=_heads(options.num_heads, width, depth, _source(family)),
         mlp_ratio=_ratio(shapes, "blocks", width),
         num_classes=num_classes,
         pool=_pool(shapes, options.pool),
@@ -105,14 +214,19 @@ def mae_config(family: Family, shapes: Shapes, options: Options) -> MAEConfig:
     width = _shape(shapes, "decoder_embed.weight", 2)[0]
     if not width:
         raise FerJaxError("decoder_embed.weight: has no rows")
-    heads = options.decoder_heads or DECODER_HEADS.get(width)
+    heads = options.decoder_heads
+    if heads is None:
+        heads = DECODER_HEADS.get(width)
     if heads is None:
         raise UsageError(
             f"its decoder is {width} wide, and weights do not say how many attention heads it has; "
             "pass --decoder-heads N"
         )
-    if heads < 1 or width % heads:
-        raise UsageError(f"--decoder-heads {heads} does not divide the decoder's width of {width}")
+    if width % heads:
+        raise UsageError(
+            f"--decoder-heads {heads} does not divide the decoder's width of {width}"
+            f"{_source(family)}"
+        )
     if options.norm_pix is None:
         raise UsageError(
             "weights do not say whether the decoder predicts normalised patches; pass --norm-pix "
@@ -160,16 +274,20 @@ def _shape(shapes: Shapes, name: str, rank: int) -> tuple[int, ...]:
 
 
 def _depth(shapes: Shapes, stack: str) -> int:
-    depth = 1 + max(int(name.split(".")[1]) for name in shapes if name.startswith(f"{stack}."))
+    numbers = [name.split(".")[1] for name in shapes if name.startswith(f"{stack}.")]
+    if not numbers:
+        raise FerJaxError(f"missing: {stack}.0..., without which the model's size is not known")
+    # Python refuses to read numbers of thousands of digits.
+    depth = 1 + max(int(number) if len(number) < 10 else MAX_DEPTH for number in numbers)
     if depth > MAX_DEPTH:
-        raise FerJaxError(f"{stack}.{depth - 1}: more than {MAX_DEPTH} blocks")
+        raise FerJaxError(f"{stack}: more than {MAX_DEPTH} blocks by their numbers")
     return depth
 
 
-def _heads(asked: int | None, width: int, depth: int) -> int:
+def _heads(asked: int | None, width: int, depth: int, source: str) -> int:
     if asked is not None:
-        if asked < 1 or width % asked:
-            raise UsageError(f"--heads {asked} does not divide its width of {width}")
+        if width % asked:
+            raise UsageError(f"--heads {asked} does not divide its width of {width}{source}")
         return asked
     size = registered_size(width, depth)
     if size is not None:
@@ -178,6 +296,11 @@ def _heads(asked: int | None, width: int, depth: int) -> int:
         f"width {width} and depth {depth} are no registered size, and weights do not say how many "
         "attention heads there are; pass --heads N"
     )
+
+
+def _source(family: Family) -> str:
+    """Where a number may stand that was not said on the command line."""
+    return f"; if you did not pass it, it stands in {_BESIDE}" if family.name == "hf" else ""
 
 
 def _ratio(shapes: Shapes, stack: str, width: int) -> float:

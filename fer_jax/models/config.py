@@ -1,6 +1,7 @@
 """What defines a Vision Transformer: one frozen configuration, and the registered sizes."""
 
 import dataclasses
+import math
 from typing import Any
 
 import jax
@@ -22,6 +23,60 @@ REMAT_POLICIES = {
     "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,
 }
 ATTENTIONS = {"auto": None, "xla": "xla", "cudnn": "cudnn"}
+DTYPES = ("float32", "bfloat16", "float16")
+# Far above any model, so that a damaged number is named and not tried.
+MAX_DEPTH = 256  # blocks; the largest published ViT has 64
+MAX_SIZE = 2**20
+
+
+def check_sizes(config: Any, *fields: str, least: int = 1, most: int = MAX_SIZE) -> None:
+    """Refuses a configuration with a size below `least` or above `most`.
+
+    Raises:
+        FerJaxError: names the field and its value.
+    """
+    for field in fields:
+        value = getattr(config, field)
+        if not least <= value <= most:
+            raise FerJaxError(f"{field}={value!r} must lie between {least} and {most}")
+
+
+def check_positive(config: Any, *fields: str) -> None:
+    """Refuses a configuration with a number that is not finite or not above 0.
+
+    Raises:
+        FerJaxError: names the field and its value.
+    """
+    for field in fields:
+        value = getattr(config, field)
+        if not 0 < value < math.inf:  # NaN is neither
+            raise FerJaxError(f"{field}={value!r} must be finite and above 0")
+
+
+def check_hidden(config: Any, ratio: str, width: str) -> None:
+    """Refuses a ratio with which the hidden width of an MLP would be no size.
+
+    Raises:
+        FerJaxError: names the ratio and its value.
+    """
+    check_positive(config, ratio)
+    size, value = getattr(config, width), getattr(config, ratio)
+    if not 1 <= size * value <= MAX_SIZE:
+        raise FerJaxError(
+            f"{ratio}={value!r} of {width}={size!r} must lie between 1 and {MAX_SIZE}"
+        )
+
+
+def check_dtypes(config: Any, *fields: str) -> None:
+    """Refuses a configuration with a dtype that is none of `DTYPES`.
+
+    Raises:
+        FerJaxError: names the field and its value.
+    """
+    for field in fields:
+        value = getattr(config, field)
+        if value not in DTYPES:
+            raise FerJaxError(f"{field}={value!r} must be one of {', '.join(DTYPES)}")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +103,9 @@ class ViTConfig:
         scan_layers: loop over the stacked blocks instead of unrolling them.
         remat: what the backward pass recomputes: `none` | `full` | `dots` (keeps matmul results).
         attention: implementation of `jax.nn.dot_product_attention`: `auto` | `xla` | `cudnn`.
+
+    Raises:
+        FerJaxError: a number is out of its range, a name is not known, or sizes do not fit.
     """
 
     image_size: int = 224
@@ -70,9 +128,20 @@ class ViTConfig:
     attention: str = "xla"
 
     def __post_init__(self) -> None:
+        check_sizes(self, "image_size", "patch_size", "width", "num_heads")
+        check_sizes(self, "depth", most=MAX_DEPTH)
+        check_sizes(self, "num_classes", least=0)
+        check_hidden(self, "mlp_ratio", "width")
+        check_positive(self, "norm_eps")
+        check_dtypes(self, "dtype", "param_dtype")
         if self.image_size % self.patch_size:
             raise FerJaxError(
                 f"image_size={self.image_size} must be a multiple of patch_size={self.patch_size}"
+            )
+        if self.grid**2 > MAX_SIZE:
+            raise FerJaxError(
+                f"image_size={self.image_size} and patch_size={self.patch_size} make {self.grid**2}"
+                f" patches, more than {MAX_SIZE}"
             )
         if self.width % self.num_heads:
             raise FerJaxError(f"num_heads={self.num_heads} must divide width={self.width}")

@@ -17,6 +17,7 @@ import numpy as np
 from jaxtyping import Array, Float, Float32, Key
 
 from fer_jax.errors import FerJaxError
+from fer_jax.models.config import MAX_SIZE, check_dtypes
 from fer_jax.ops.attention import scalar_attention
 
 Params = dict[str, Any]
@@ -35,6 +36,9 @@ class EntryFusionConfig:
         hidden: width of the head's first layer.
         num_classes: outputs of the head.
         param_dtype: of the parameters; the computation is in float32.
+
+    Raises:
+        FerJaxError: a number is out of its range, or the dtype is not known.
     """
 
     widths: tuple[int, int] = (768, 768)
@@ -48,8 +52,12 @@ class EntryFusionConfig:
             raise FerJaxError(f"widths={self.widths!r} must be a tuple of two, (main, aux)")
         for field in ("widths", "width", "hidden", "num_classes"):
             value = getattr(self, field)
-            if min(value if field == "widths" else (value,)) < 1:
+            sizes = value if field == "widths" else (value,)
+            if min(sizes) < 1:
                 raise FerJaxError(f"{field}={value!r} must be positive")
+            if max(sizes) > MAX_SIZE:
+                raise FerJaxError(f"{field}={value!r} must be {MAX_SIZE} or less")
+        check_dtypes(self, "param_dtype")
 
 
 def init(config: EntryFusionConfig, key: Key[Array, ""]) -> Params:

@@ -30,6 +30,7 @@ from fer_jax.models.blocks import (
     stacked_blocks,
     unpatchify,
 )
+from fer_jax.models.config import MAX_DEPTH, check_hidden, check_sizes
 from fer_jax.models.positions import sincos_positions
 from fer_jax.models.vit import Params, ViT, ViTConfig
 
@@ -59,6 +60,9 @@ class MAEConfig:
         decoder_num_heads: its attention heads; divides `decoder_width`.
         decoder_mlp_ratio: hidden width of its MLPs over `decoder_width`.
         norm_pix: predict each patch's pixels less their mean and over their standard deviation.
+
+    Raises:
+        FerJaxError: a number is out of its range, or the encoder is no MAE's.
     """
 
     encoder: ViTConfig
@@ -69,6 +73,9 @@ class MAEConfig:
     norm_pix: bool = True
 
     def __post_init__(self) -> None:
+        check_sizes(self, "decoder_width", "decoder_num_heads")
+        check_sizes(self, "decoder_depth", most=MAX_DEPTH)
+        check_hidden(self, "decoder_mlp_ratio", "decoder_width")
         for field, wanted in (("pool", "cls"), ("num_classes", 0), ("layer_scale", False)):
             value = getattr(self.encoder, field)
             if value != wanted:

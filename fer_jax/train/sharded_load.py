@@ -1,6 +1,8 @@
 """Weights from a file straight onto a mesh: each device's part is cut from the mapped file.
 
-No host copy of the model is made, and no device ever holds more than its own part.
+No host copy of the model is made, and no device ever holds more than its own part. What the file
+has in several parts (Hugging Face's query, key and value) or at another size (positions) is made
+whole on the host, one tensor at a time.
 """
 
 import functools
@@ -13,12 +15,18 @@ import numpy as np
 from flax import traverse_util
 from jax.sharding import Mesh, NamedSharding
 
-from fer_jax.bundle import DOCUMENT_FILE, PARAMS_FILE, read_document
+from fer_jax.bundle import PARAMS_FILE, read_document
 from fer_jax.convert.checkpoint import Checkpoint, open_checkpoint
 from fer_jax.convert.options import Options
 from fer_jax.convert.plan import Plan, plan_conversion
 from fer_jax.errors import FerJaxError, UsageError
-from fer_jax.models.torch_layout import ModelConfig, Target, cut_from_torch_layout, targets
+from fer_jax.models.torch_layout import (
+    ModelConfig,
+    Target,
+    cut_from_torch_layout,
+    param_shapes,
+    targets,
+)
 from fer_jax.models.vit import Params
 from fer_jax.safetensors_file import read_safetensors
 from fer_jax.train.sharding import parameter_shardings
@@ -53,7 +61,7 @@ def load_sharded(
             shape, or holds NaN or infinity.
     """
     path = Path(path)
-    if path.is_dir() or (path / DOCUMENT_FILE).exists():
+    if path.is_dir():
         if options is not None:
             raise UsageError(f"{path}: options are for a checkpoint, this is a bundle")
         config, read = _open_bundle(path, model)
@@ -64,13 +72,9 @@ def load_sharded(
     leaves: dict[str, list[Target]] = {}
     for target in targets(config).values():
         leaves.setdefault(target.path, []).append(target)
-    shapes = {
-        leaf: jax.ShapeDtypeStruct(_leaf_shape(parts), config.param_dtype)
-        for leaf, parts in leaves.items()
-    }
-    shardings = traverse_util.flatten_dict(
-        parameter_shardings(traverse_util.unflatten_dict(shapes, sep="/"), mesh), sep="/"
-    )
+    wanted = param_shapes(config)
+    shapes = traverse_util.flatten_dict(wanted, sep="/")
+    shardings = traverse_util.flatten_dict(parameter_shardings(wanted, mesh), sep="/")
     params = {
         leaf: _place(path, parts, shapes[leaf], shardings[leaf], read)
         for leaf, parts in leaves.items()
@@ -94,7 +98,8 @@ def _place(
             blocks = parts[index[0]] if index else parts
             cuts = [cut_from_torch_layout(read(own.name), own, index[1:]) for own in blocks]
             values = np.stack(cuts)
-        values = np.asarray(values, leaf.dtype)
+        with np.errstate(over="ignore", invalid="ignore"):  # found below
+            values = np.asarray(values, leaf.dtype)
         if not np.isfinite(values).all():
             raise FerJaxError(
                 f"{path}: {parts[0].name} (or another block's) holds NaN, infinity or numbers too "
@@ -103,10 +108,6 @@ def _place(
         return values
 
     return jax.make_array_from_callback(leaf.shape, sharding, part, dtype=leaf.dtype)
-
-
-def _leaf_shape(parts: list[Target]) -> tuple[int, ...]:
-    return parts[0].shape if parts[0].block is None else (len(parts), *parts[0].shape)
 
 
 def _read(checkpoint: Checkpoint, plan: Plan, target: str) -> np.ndarray:
