@@ -8,9 +8,11 @@ from pth_files import vit_tensors, write_checkpoint
 
 import fer_jax
 from fer_jax.bundle import bundle_function, load_bundle
+from fer_jax.cli import convert as convert_command
 from fer_jax.cli.main import main
 from fer_jax.convert.checkpoint import open_checkpoint
-from fer_jax.convert.options import Options
+from fer_jax.convert.families import FAMILY_NAMES
+from fer_jax.convert.options import DTYPES, Options
 from fer_jax.convert.plan import convert_checkpoint
 from fer_jax.errors import FerJaxError
 from fer_jax.labels import label_space
@@ -172,6 +174,10 @@ def state_dict_of(found: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         ("fusion_entry", [], "pass --labels with the space"),
         ("fusion_entry", ["--normalize", "imagenet"], "a fusion takes features"),
         ("fusion_entry", ["--labels", "affwild2_expr", "--pool", "cls"], "which takes no images"),
+        ("fusion_entry", ["--labels", "affwild2_expr", "--eps", "1e-5"], "which takes no images"),
+        ("timm", [*IMAGES, "--norm-pix"], "--norm-pix: "),
+        ("mae", [*IMAGES, "--decoder-heads", "2"], "its decoder is left out; pass --decoder"),
+        ("timm", [*IMAGES, "--image-size", "97"], "--image-size 97: image_size=97 must be a"),
     ],
 )
 def test_wrong_use_is_said(tmp_path, capsys, family, wishes, said):
@@ -181,6 +187,13 @@ def test_wrong_use_is_said(tmp_path, capsys, family, wishes, said):
     assert said in error
     assert error.count("\n") == 1
     assert not out.exists()
+
+
+def test_the_command_offers_what_the_converter_knows():
+    """The command repeats the names, so that its help needs no import of the converter."""
+    actions = {action.dest: action for action in convert_command._parser()._actions}
+    assert actions["family"].choices == ("auto", *FAMILY_NAMES)
+    assert actions["dtype"].choices == DTYPES
 
 
 def test_a_decoder_where_none_is(tmp_path, capsys):

@@ -105,12 +105,13 @@ def _any_wishes(family: Family, names: Mapping[str, Any], both_norms: bool) -> O
     """Wishes with which a file can be planned; what weights do not say does not show in a plan."""
     if family.model == "fusion":
         return Options(fresh_head=next(iter(LABEL_SPACES.values())))
+    decoder = "decoder_embed.weight" in names and "norm.weight" in names
     return Options(
         num_heads=1,
         pool="cls" if both_norms else None,
-        decoder="decoder_embed.weight" in names and "norm.weight" in names,
-        decoder_heads=1,
-        norm_pix=True,
+        decoder=decoder,
+        decoder_heads=1 if decoder else None,
+        norm_pix=True if decoder else None,
     )
 
 

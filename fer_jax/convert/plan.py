@@ -2,7 +2,6 @@
 
 import dataclasses
 import math
-from collections.abc import Iterator
 
 import numpy as np
 
@@ -14,11 +13,12 @@ from fer_jax.convert.families import (
     recognise,
     sort_keys,
 )
+from fer_jax.convert.faults import check_head, faults_of, misfit, not_finite
 from fer_jax.convert.options import Options
 from fer_jax.convert.sizes import fusion_config, mae_config, stated, vit_config
 from fer_jax.errors import FerJaxError, UsageError
 from fer_jax.host_arrays import aligned_array
-from fer_jax.labels import LABEL_SPACES, LabelSpace, label_map
+from fer_jax.labels import LabelSpace, label_map
 from fer_jax.models.mae import MAEConfig
 from fer_jax.models.torch_layout import Empty, ModelConfig, stacked, targets
 from fer_jax.models.vit import Params, ViTConfig
@@ -26,7 +26,6 @@ from fer_jax.ops.resize import resize_position_embedding
 
 HEADS = {"vit": "head", "fusion": "mlp.1"}
 FRESH_HEAD_STD = 2e-5  # MAE's fine-tuning
-FLOATS = ("float64", "float32", "float16", "bfloat16")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,9 +95,12 @@ class Plan:
         if not source.names:
             return _fresh(target, targets(self.config)[target].torch_shape)
         parts = [checkpoint.values(name) for name in source.names]
-        for name, part in zip(source.names, parts, strict=True):
-            if not np.isfinite(part).all():
-                raise _not_finite(checkpoint, name)
+        with np.errstate(invalid="ignore"):  # a signalling NaN is one all the same
+            for name, part in zip(source.names, parts, strict=True):
+                if not np.isfinite(part).all():
+                    raise not_finite(checkpoint, name)
+        if len({part.dtype for part in parts}) > 1:
+            parts = [part.astype(np.float32) for part in parts]
         values = parts[0] if len(parts) == 1 else np.concatenate(parts)
         if source.rows is not None:
             values = values[list(source.rows)]
@@ -136,8 +138,10 @@ def plan_conversion(checkpoint: Checkpoint, options: Options) -> Plan:
     """
     path = checkpoint.path
     family, reason = family_of(checkpoint, options.family)
-    options = _completed(checkpoint, family, options)
     found = sort_keys(family, checkpoint.tensors)
+    if not found.used:
+        raise misfit(checkpoint, family, [], found)
+    options = _completed(checkpoint, family, options)
     used = dict(found.used)
     dropped = dict(found.dropped)
     head = HEADS[family.model]
@@ -152,19 +156,22 @@ def plan_conversion(checkpoint: Checkpoint, options: Options) -> Plan:
         if missing:
             faults.append(f"{', '.join(parts.values())}: {missing} more of {target} are missing")
         shapes[target] = _joined([tuple(checkpoint.tensors[key].shape) for key in parts.values()])
-    if options.labels is not None:
-        _check_head(checkpoint, shapes, head, options.labels)
+    if options.labels is not None and not found.unknown:
+        check_head(checkpoint, shapes, head, options.labels)
     try:
         in_file = _config(family, shapes, options)
     except UsageError as error:
         raise UsageError(f"{path}: {error}") from error
     except FerJaxError as error:
-        raise _misfit(checkpoint, family, [*faults, str(error)], found) from error
-    faults += _faults(checkpoint, in_file, used, shapes, head if options.fresh_head else None)
+        raise misfit(checkpoint, family, [*faults, str(error)], found) from error
+    faults += faults_of(checkpoint, in_file, used, shapes, head if options.fresh_head else None)
     if faults or found.unknown:
-        raise _misfit(checkpoint, family, faults, found)
+        raise misfit(checkpoint, family, faults, found)
     names = {target: tuple(parts[i] for i in sorted(parts)) for target, parts in used.items()}
-    config = _resized(in_file, options)
+    try:
+        config = _resized(in_file, options)
+    except FerJaxError as error:
+        raise UsageError(f"{path}: --image-size {options.image_size}: {error}") from error
     return Plan(
         config=_with_classes(config, options),
         labels=options.result_labels,
@@ -230,12 +237,28 @@ def _completed(checkpoint: Checkpoint, family: Family, options: Options) -> Opti
                 f"{checkpoint.path}: is a fusion, whose outputs are classes; pass --labels with "
                 "the space it was trained for (the entry: affwild2_expr)"
             )
-        for flag, value in (("--image-size", options.image_size), ("--pool", options.pool)):
-            if value is not None:
-                raise UsageError(f"{flag}: {checkpoint.path} is a fusion, which takes no images")
+        _refuse(checkpoint, options, _OF_IMAGES, "is a fusion, which takes no images")
+    elif not options.decoder:
+        _refuse(checkpoint, options, _OF_DECODERS, "its decoder is left out; pass --decoder")
     beside = stated(checkpoint.path, family)
     unsaid = {name: value for name, value in beside.items() if getattr(options, name) is None}
     return dataclasses.replace(options, **unsaid)
+
+
+_OF_DECODERS = {"decoder_heads": "--decoder-heads", "norm_pix": "--norm-pix"}
+_OF_IMAGES = _OF_DECODERS | {
+    "image_size": "--image-size",
+    "pool": "--pool",
+    "num_heads": "--heads",
+    "norm_eps": "--eps",
+}
+
+
+def _refuse(checkpoint: Checkpoint, options: Options, flags: dict[str, str], why: str) -> None:
+    """Refuses wishes that would have no effect."""
+    for field, flag in flags.items():
+        if getattr(options, field) is not None:
+            raise UsageError(f"{flag}: {checkpoint.path} {why}")
 
 
 def _left_out(
@@ -260,25 +283,6 @@ def _joined(shapes: list[tuple[int, ...]]) -> tuple[int, ...]:
     if len(shapes) == 1 or not all(shapes) or len({shape[1:] for shape in shapes}) > 1:
         return shapes[0]
     return (sum(shape[0] for shape in shapes), *shapes[0][1:])
-
-
-def _check_head(
-    checkpoint: Checkpoint, shapes: dict[str, tuple[int, ...]], head: str, labels: LabelSpace
-) -> None:
-    if f"{head}.weight" not in shapes:
-        raise UsageError(
-            f"{checkpoint.path}: has no head for the labels {labels.name}; leave --labels out and "
-            "an encoder is made, or pass --fresh-head"
-        )
-    shape = shapes[f"{head}.weight"]
-    if shape[:1] != (len(labels),):
-        fitting = [name for name, space in LABEL_SPACES.items() if (len(space),) == shape[:1]]
-        raise FerJaxError(
-            f"{checkpoint.path}: its head has {shape[0] if shape else 'no'} classes, "
-            f"{labels.name} has {len(labels)}; pass --labels with the space it was trained for "
-            f"({', '.join(fitting) or 'none of that size is known'}), and --map-labels "
-            f"{labels.name} to pick its classes, or none for an encoder"
-        )
 
 
 def _config(family: Family, shapes: dict[str, tuple[int, ...]], options: Options) -> ModelConfig:
@@ -334,7 +338,7 @@ def _sources(
             source = dataclasses.replace(source, transform=transform, rows=rows)
         sources[target] = source
     if options.fresh_head:
-        made = f"fresh: normal, standard deviation {FRESH_HEAD_STD:g}, bias 0"
+        made = f"fresh: normal cut at 2 sigma, standard deviation {FRESH_HEAD_STD:g}, bias 0"
         sources |= {f"{head}.{leaf}": Source((), (), made) for leaf in ("weight", "bias")}
     return {target: sources[target] for target in targets(_with_classes(config, options))}
 
@@ -359,45 +363,3 @@ def _fresh(target: str, shape: tuple[int, ...]) -> np.ndarray:
         return np.zeros(shape, np.float32)
     values = np.random.Generator(np.random.PCG64(0)).standard_normal(shape)
     return (FRESH_HEAD_STD * values.clip(-2, 2)).astype(np.float32)
-
-
-def _faults(
-    checkpoint: Checkpoint,
-    config: ModelConfig,
-    used: dict[str, dict[int, str]],
-    shapes: dict[str, tuple[int, ...]],
-    fresh: str | None,
-) -> Iterator[str]:
-    """What does not fit, a line each."""
-    wanted = targets(config)
-    for target in wanted:
-        if target not in used and target.rpartition(".")[0] != fresh:
-            yield f"missing: {target}"
-    for target, shape in shapes.items():
-        keys = list(used[target].values())
-        name = " + ".join(keys)
-        if target not in wanted:
-            yield f"{name}: has no place in the model"
-        elif shape != wanted[target].torch_shape:
-            yield f"{name}: shape {shape}, the model has {wanted[target].torch_shape}"
-        for key in keys:
-            if target in wanted and checkpoint.tensors[key].dtype.name not in FLOATS:
-                yield f"{key}: {checkpoint.tensors[key].dtype}, not a float"
-
-
-def _misfit(
-    checkpoint: Checkpoint, family: Family, faults: list[str], found: Sorted
-) -> FerJaxError:
-    lines = [*faults, *(f"{key}: not known to the family {family.name}" for key in found.unknown)]
-    what = "fusion" if family.model == "fusion" else "ViT"
-    return FerJaxError(
-        f"{checkpoint.path}: is no {what} of the family {family.name}, {len(lines)} faults; "
-        "pass another --family, or another file:\n" + "\n".join(f"  {line}" for line in lines)
-    )
-
-
-def _not_finite(checkpoint: Checkpoint, name: str) -> FerJaxError:
-    return FerJaxError(
-        f"{checkpoint.path}: {name} holds NaN or infinity; use a checkpoint from before the "
-        "training diverged"
-    )

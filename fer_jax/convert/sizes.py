@@ -274,13 +274,12 @@ def _shape(shapes: Shapes, name: str, rank: int) -> tuple[int, ...]:
 
 
 def _depth(shapes: Shapes, stack: str) -> int:
-    numbers = [name.split(".")[1] for name in shapes if name.startswith(f"{stack}.")]
+    numbers = [int(name.split(".")[1]) for name in shapes if name.startswith(f"{stack}.")]
     if not numbers:
         raise FerJaxError(f"missing: {stack}.0..., without which the model's size is not known")
-    # Python refuses to read numbers of thousands of digits.
-    depth = 1 + max(int(number) if len(number) < 10 else MAX_DEPTH for number in numbers)
+    depth = 1 + max(numbers)
     if depth > MAX_DEPTH:
-        raise FerJaxError(f"{stack}: more than {MAX_DEPTH} blocks by their numbers")
+        raise FerJaxError(f"{stack}.{depth - 1}: more than {MAX_DEPTH} blocks")
     return depth
 
 
