@@ -128,7 +128,7 @@ def read_document(path: Path) -> tuple[dict[str, ModelConfig], dict[str, Any], f
             raise FerJaxError(f"{path}: no bundle, {name} is missing; {_hint(path)}")
     try:
         return from_json(json.loads((path / DOCUMENT_FILE).read_text(encoding="utf-8")))
-    except (FerJaxError, ValueError) as error:
+    except (FerJaxError, ValueError, RecursionError) as error:
         raise FerJaxError(f"{path / DOCUMENT_FILE}: {error}") from error
 
 

@@ -322,6 +322,17 @@ def test_only_hugging_face_has_a_config_json(tmp_path):
     assert contradictions(path, dataclasses.replace(conversion, family=timm), document) == []
 
 
+@pytest.mark.parametrize("decoder", [False, True])
+def test_conversion_and_inspection_refuse_a_config_json_of_another_model(tmp_path, decoder):
+    found = golden("mae")
+    path = write(tmp_path, found, "file")
+    document = json.loads(str(found["config"])) | {"hidden_size": 768, "num_attention_heads": 16}
+    (tmp_path / "config.json").write_text(json.dumps(document))
+    with pytest.raises(FerJaxError, match=r"hidden_size=768, the weights have 32"):
+        convert(path, decoder=decoder)
+    assert "contradicts model.safetensors" in inspect_path(path)["problem"]
+
+
 def test_parts_that_are_missing_or_do_not_fit_are_named(tmp_path):
     found = golden("vit")
     key = "vit.encoder.layer.1.attention.attention.key.weight"

@@ -81,7 +81,7 @@ def test_real_dinov2_equals_onnx_runtime(tmp_path):
     source = folder / "dinov2_vits14.safetensors"
     options = ReleaseOptions(normalize="imagenet", image_size=224, license="Apache-2.0")
     report = convert_file(source, tmp_path / "bundle", options)
-    assert report.plan.family == "timm"
+    assert report.plan.family.name == "timm"
     bundle = load_bundle(tmp_path / "bundle")
     photo = Path(matplotlib.get_data_path()) / "sample_data" / "grace_hopper.jpg"
     face = cv2.imread(str(photo))[40:480, 40:480, ::-1]

@@ -15,7 +15,13 @@ from fer_jax.convert.families import (
 )
 from fer_jax.convert.faults import check_head, faults_of, misfit, not_finite
 from fer_jax.convert.options import Options
-from fer_jax.convert.sizes import fusion_config, mae_config, stated, vit_config
+from fer_jax.convert.sizes import (
+    check_stated,
+    fusion_config,
+    mae_config,
+    stated,
+    vit_config,
+)
 from fer_jax.errors import FerJaxError, UsageError
 from fer_jax.host_arrays import aligned_array
 from fer_jax.labels import LabelSpace, label_map
@@ -167,6 +173,7 @@ def plan_conversion(checkpoint: Checkpoint, options: Options) -> Plan:
     faults += faults_of(checkpoint, in_file, used, shapes, head if options.fresh_head else None)
     if faults or found.unknown:
         raise misfit(checkpoint, family, faults, found)
+    check_stated(path, family, in_file)
     names = {target: tuple(parts[i] for i in sorted(parts)) for target, parts in used.items()}
     try:
         config = _resized(in_file, options)

@@ -33,7 +33,7 @@ from fer_jax.models.fusion import EntryFusionConfig
 from fer_jax.models.mae import MAEConfig
 from fer_jax.models.torch_layout import Empty, ModelConfig, layout, param_shapes
 from fer_jax.ops.normalize import NORMALIZATIONS
-from fer_jax.ops.resize import KERNELS, POSITION_KERNELS
+from fer_jax.ops.resize import KERNELS
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -283,16 +283,11 @@ def _options(options: ReleaseOptions) -> Options:
     """The wishes that concern the model, checked as far as no file is needed."""
     for flag, value, known in (
         ("--resize", options.resize, KERNELS),
-        ("--position-resize", options.position_resize, POSITION_KERNELS),
         ("--normalize", options.normalize, (None, *NORMALIZATIONS)),
     ):
         if value not in known:
             names = ", ".join(name for name in known if name)
             raise UsageError(f"{flag} {value!r} must be one of {names}")
-    if options.norm_eps is not None and not 0 < options.norm_eps < 1:
-        raise UsageError(f"--eps {options.norm_eps} must lie between 0 and 1")
-    if options.image_size is not None and not 0 < options.image_size <= 4096:
-        raise UsageError(f"--image-size {options.image_size} must lie between 1 and 4096")
     spaces = {
         field: label_space(name) if (name := getattr(options, field)) else None
         for field in ("labels", "map_labels", "fresh_head")
