@@ -128,10 +128,11 @@ class Proof:
     def summary(self) -> str:
         """The proof in a line."""
         worst = self.worst
+        torch = "" if worst.torch is None else f", torch by {worst.torch:.2g}"
         return (
             f"proof: {'PASS' if self.passed else 'FAIL'}: {len(self.stages)} stages against "
-            f"{' and '.join(self.witnesses)}; {worst.name} is off by {worst.difference:.2g}, "
-            f"{worst.allowed:.2g} is allowed ({self.seconds:.1f} s)"
+            f"{' and '.join(self.witnesses)}; {worst.name} is off by {worst.difference:.2g}"
+            f"{torch}, {worst.allowed:.2g} is allowed ({self.seconds:.1f} s)"
         )
 
 
