@@ -137,7 +137,8 @@ def report_markdown(document: dict[str, Any]) -> str:
         f"Every stage of the JAX model was compared with {' and '.join(document['witnesses'])} on "
         f"these weights and {document['inputs']}. The noise floor of a stage is how far the "
         "reference stands from itself in float64 when it runs in float32, twice, on images and "
-        f"weights that are off by a last digit; about {document['factor']:g} floors are allowed. Closest to its bound: {worst['name']}.",
+        f"weights that are off by a last digit; about {document['factor']:g} floors are allowed. "
+        f"Closest to its bound: {worst['name']}.",
         "",
         "| stage | shape | largest value | noise floor | allowed | difference | torch's | |",
         "|---|---|---|---|---|---|---|---|",
