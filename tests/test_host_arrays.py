@@ -45,7 +45,7 @@ def test_what_lies_in_a_file_is_no_anonymous_memory(tmp_path):
     assert anonymous() - before < 10 << 20
     other = aligned_array((50, 1 << 20), np.dtype(np.uint8))
     other[...] = 1
-    assert anonymous() - before > 50 << 20
+    assert anonymous() - before > 40 << 20  # the process may let go of something meanwhile
 
 
 @pytest.mark.parametrize("tool", ["posix_fallocate", "memmap"])
