@@ -15,11 +15,6 @@ TOOLS = FOLDER.parent / "tools"
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
 
 
-@pytest.fixture(autouse=True)
-def tools(monkeypatch):
-    monkeypatch.syspath_prepend(str(TOOLS))
-
-
 def test_mutated_checkpoints_are_refused_or_read_rightly(capsys):
     import checkpoint_campaign
 

@@ -304,6 +304,24 @@ def test_a_failed_proof_writes_no_bundle_and_exits_with_1(tmp_path, capsys, slas
     assert json.loads((tmp_path / "bundle.report.json").read_text())["result"] == "FAIL"
 
 
+def test_a_success_removes_the_report_of_a_failure(tmp_path):
+    path = write_checkpoint(tmp_path, trained())
+    for name in ("bundle.report.md", "bundle.report.json"):
+        (tmp_path / name).write_text("FAIL")
+    wishes = ["--normalize", "imagenet", "--heads", "4"]
+    assert main(["convert", str(path), str(tmp_path / "bundle"), *wishes]) == 0
+    assert not list(tmp_path.glob("bundle.report.*"))
+
+
+def test_a_taken_folder_is_refused_before_the_file_is_read(tmp_path, capsys):
+    (tmp_path / "bundle").mkdir()
+    (tmp_path / "bundle" / "mine.txt").write_text("keep")
+    (tmp_path / "x.pth").write_text("no checkpoint")
+    wishes = ["--normalize", "imagenet", "--heads", "4"]
+    assert main(["convert", str(tmp_path / "x.pth"), str(tmp_path / "bundle"), *wishes]) == 1
+    assert "is in use and holds no bundle.json" in capsys.readouterr().err
+
+
 def test_without_the_proof_there_is_no_report(tmp_path, capsys):
     path = write_checkpoint(tmp_path, trained())
     out = tmp_path / "bundle"
