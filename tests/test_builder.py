@@ -10,7 +10,8 @@ from PIL import Image
 
 from fer_jax.data.builder import build
 from fer_jax.data.dataset import FaceData
-from fer_jax.data.image_folder import Example, Fault, read_image_folder
+from fer_jax.data.examples import Example, Fault
+from fer_jax.data.image_folder import read_image_folder
 from fer_jax.data.images import decode_image
 from fer_jax.errors import FerJaxError
 from fer_jax.labels import label_space

@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fer_jax.data.examples import Example
 from fer_jax.data.image_folder import (
-    Example,
     move_fraction,
     read_csv,
     read_image_folder,

@@ -21,7 +21,7 @@ import tensorflow_datasets as tfds
 import tqdm
 
 from fer_jax.atomic import atomic_directory
-from fer_jax.data.image_folder import Example, Fault
+from fer_jax.data.examples import Example, Fault
 from fer_jax.data.images import (
     ImageError,
     cut_square,
@@ -196,7 +196,7 @@ def _check(
 
     def check(example: Example) -> Record | Fault:
         try:
-            image = decode_image(_read(example.path))
+            image = decode_image(example.read())
             if example.box is None:
                 return Record(example, template, min(image.shape[:2]), sharpness(image))
             square = cut_square(image, example.box, margin)
@@ -220,15 +220,8 @@ def _check(
     return records, [one for one in checked if isinstance(one, Fault)]
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ImageError(f"cannot be read ({error.strerror})") from error
-
-
 def _stored_bytes(example: Example, margin: float) -> bytes:
-    encoded = _read(example.path)
+    encoded = example.read()
     if example.box is None:
         return encoded
     square = cut_square(decode_image(encoded), example.box, margin)

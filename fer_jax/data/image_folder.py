@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fer_jax.data.examples import Example, Fault
 from fer_jax.data.images import EXTENSIONS
 from fer_jax.errors import FerJaxError
 from fer_jax.labels import LabelSpace
@@ -18,50 +19,6 @@ from fer_jax.labels import LabelSpace
 BOX_COLUMNS = ("box_left", "box_top", "box_right", "box_bottom")
 DEFAULT_SPLIT = "train"
 _SWEEPS = 5
-
-
-@dataclasses.dataclass(frozen=True)
-class Example:
-    """One face to store.
-
-    Attributes:
-        path: the image file.
-        name: the file as the user knows it: relative to the source folder.
-        label: the index in the label space.
-        split: such as `train` or `validation`.
-        subject: who it is, empty if unknown; whole subjects go to one side of a split.
-        video: the video it is from, empty if none.
-        frame: number in the video, from 1; 0 if none.
-        source: name of the collection.
-        box: the face's (left, top, right, bottom) in pixels, or None if the picture is the face.
-        score: the detector's confidence, not-a-number if unknown.
-        face_id: number of the face among those listed of the same picture.
-    """
-
-    path: Path
-    name: str
-    label: int
-    split: str
-    subject: str = ""
-    video: str = ""
-    frame: int = 0
-    source: str = ""
-    box: tuple[float, float, float, float] | None = None
-    score: float = math.nan
-    face_id: int = 0
-
-    @property
-    def key(self) -> str:
-        """Names the face within its data set."""
-        return f"{self.name}#{self.face_id}" if self.face_id else self.name
-
-
-@dataclasses.dataclass(frozen=True)
-class Fault:
-    """A listed picture that cannot be used, and why; `name` also says where it is listed."""
-
-    name: str
-    reason: str
 
 
 def read_image_folder(
