@@ -9,8 +9,7 @@ from fer_jax.bundle_schema import Bundle, View
 from fer_jax.models import fusion, vit
 from fer_jax.models.vit import Params
 from fer_jax.ops.normalize import normalize
-from fer_jax.ops.resize import resize
-from fer_jax.ops.views import cut_view
+from fer_jax.ops.views import view_images
 
 Outputs = tuple[Float[Array, "b classes"] | None, dict[str, Float[Array, "b _"]]]
 
@@ -27,7 +26,7 @@ def preprocess(
     Returns:
         Normalised float32 images. Pure; jits with `view` closed over.
     """
-    images = resize(cut_view(faces, view.view), view.image_size, view.resize)
+    images = view_images(faces, view.view, view.image_size, view.resize)
     return normalize(images, view.mean, view.std)
 
 

@@ -98,6 +98,23 @@ def test_without_a_selection_part_the_newest_checkpoint_is_taken(data, tmp_path,
     np.testing.assert_array_equal(kernel, np.asarray(state.params["head"]["kernel"]))
 
 
+def test_an_epoch_is_as_long_as_its_sample(data, tmp_path, capsys):
+    """A quarter of each person's faces; nobody voted on drawn faces, so their labels are used."""
+    copy = shutil.copytree(data, tmp_path / "data")
+    columns = dict(np.load(copy / "index.npz"))
+    columns["video"] = columns["subject"]
+    np.savez(copy / "index.npz", **columns)
+    train = columns["split"] == "train"
+    _, lengths = np.unique(columns["video"][train], return_counts=True)
+    config = tiny(
+        str(copy), selection=0.0, epochs=2, batch_size=8, sampling__stride=4, loss__soft_labels=True
+    )
+    state, _ = finetune(config, tmp_path / "run")
+    assert int(state.step) == 2 * ((lengths // 4).sum() // 8) == 6
+    printed = capsys.readouterr()
+    assert "an epoch shows 24 faces" in printed.out + printed.err
+
+
 def test_going_on_with_a_finished_run_changes_nothing(run, data):
     workdir, state, _ = run
     before = (workdir / "log.jsonl").read_text()
@@ -199,6 +216,7 @@ def test_fine_tuning_begins_from_the_backbone(run, data, tmp_path):
         ({"batch_size": 12}, UsageError, "config.batch_size=12: must be a multiple of the 8"),
         ({"batch_size": 800}, FerJaxError, "80 training rows are fewer than config.batch_size"),
         ({"selection_data": "other"}, UsageError, "config.selection_data=other"),
+        ({"sampling__source_weights": "x=1"}, FerJaxError, "there is no source 'x'; the sources"),
         ({"mesh__fsdp": 3}, UsageError, "does not cover 8 devices"),
         ({"optimizer__learning_rate": 1e30}, FerJaxError, "the loss is nan at step|is inf at"),
     ],

@@ -45,6 +45,19 @@ def test_changes_arrive_typed():
         ),
         ({"augment": {"crop_scale": 0.5}}, "config.augment.crop_scale=0.5: must be 2 numbers"),
         ({"model": 3}, "config.model=3: holds fields"),
+        ({"seed": -1}, "config.seed=-1: must be at least 0"),
+        ({"sampling": {"stride": 0}}, "config.sampling.stride=0: must be at least 1"),
+        ({"sampling": {"strid": 2}}, "config.sampling.strid: no such field; did you mean"),
+        ({"sampling": {"balance": "x"}}, "config.sampling.balance='x': must be one of natural"),
+        (
+            {"sampling": {"source_weights": "a=b"}},
+            "config.sampling.source_weights='a=b': 'a=b' is not one source=weight",
+        ),
+        (
+            {"sampling": {"stride": 2, "frames_per_video": 2}},
+            "config.sampling.stride=2: does not go together with frames_per_video=2",
+        ),
+        ({"loss": {"soft_labels": 1}}, "config.loss.soft_labels=1: must be bool"),
     ],
 )
 def test_mistakes_are_named(changes, message):

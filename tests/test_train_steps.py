@@ -1,5 +1,6 @@
 """The training step against PyTorch, and on one device against eight."""
 
+import dataclasses
 import functools
 from pathlib import Path
 
@@ -11,6 +12,8 @@ from flax import traverse_util
 
 from fer_jax.models import torch_layout, vit
 from fer_jax.models.vit import ViTConfig
+from fer_jax.ops.augment import mix
+from fer_jax.ops.normalize import normalize
 from fer_jax.train import sharding
 from fer_jax.train.config import MeshConfig, OptimizerConfig
 from fer_jax.train.optimizer import make_optimizer, make_schedule
@@ -93,6 +96,82 @@ def test_five_steps_of_maes_adamw_equal_torch(golden):
     # Adam divides the rounding error of a zero gradient by itself: full steps of noise, in torch
     # too (3e-5 between its float32 and float64). They can be no longer than the rates add up to.
     assert np.abs(our_key_bias - their_key_bias).max() < 5 * rate(0)
+
+
+def soft_batch():
+    """Votes on three of six faces; of the others two have a label, and one has nothing."""
+    votes = np.zeros((6, 5), np.float32)
+    votes[0] = [0, 3, 1, 0, 0]
+    votes[2] = [10, 0, 0, 0, 0]
+    votes[5] = [1, 1, 0, 0, 6]
+    labels = np.array([1, 4, 3, 0, -1, -1], np.int32)
+    return {**small_batch(6), "label": labels, "votes": votes}
+
+
+def by_hand(logits, targets, smoothing):
+    """Weighted cross-entropy with soft targets, row by row in float64, over the rows with one."""
+    weights, total, rows = np.asarray(WEIGHTS, np.float64), 0.0, 0
+    for row, target in zip(np.asarray(logits, np.float64), targets, strict=True):
+        if target is None:
+            continue
+        log_p = row - row.max() - np.log(np.exp(row - row.max()).sum())
+        for c, share in enumerate(target):
+            total -= weights[c] * ((1 - smoothing) * share + smoothing / 5) * log_p[c]
+        rows += 1
+    return total / rows
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_soft_labels_are_shares_of_votes_and_else_the_label(smoothing):
+    """Shares written down by hand; a face with votes is not trained on its label."""
+    recipe = dataclasses.replace(RECIPE, label_smoothing=smoothing, soft_labels=True)
+    params = vit.init(CONFIG, jax.random.key(2))
+    kernel = np.random.default_rng(0).normal(0, 0.5, size=(24, 5))
+    params["head"]["kernel"] = kernel.astype(np.float32)
+    batch, graphdef = soft_batch(), vit.build(CONFIG)
+    loss = batch_loss(params, batch, WEIGHTS, jax.random.key(0), graphdef=graphdef, recipe=recipe)
+    images = normalize(batch["image"], recipe.mean, recipe.std)
+    logits, _ = vit.apply(graphdef, params, images)
+    shares = [
+        [0, 0.75, 0.25, 0, 0], [0, 0, 0, 0, 1], [1, 0, 0, 0, 0],
+        [1, 0, 0, 0, 0], None, [0.125, 0.125, 0, 0, 0.75],
+    ]  # fmt: skip
+    # float32 against float64: 2e-7 was seen, at losses about 2.
+    assert float(loss) == pytest.approx(by_hand(logits, shares, smoothing), abs=2e-6)
+
+
+def test_soft_labels_are_mixed():
+    """With mixup, the loss of mixed images is that of mixed shares, as the same key mixes them."""
+    recipe = dataclasses.replace(RECIPE, label_smoothing=0.0, soft_labels=True, mixup=0.8)
+    params = vit.init(CONFIG, jax.random.key(2))
+    batch = jax.tree.map(jnp.asarray, soft_batch())
+    graphdef, key = vit.build(CONFIG), jax.random.key(4)
+    loss = batch_loss(params, batch, WEIGHTS, key, graphdef=graphdef, recipe=recipe)
+    shares = np.array(
+        [[0, 0.75, 0.25, 0, 0], [0, 0, 0, 0, 1], [1, 0, 0, 0, 0],
+         [1, 0, 0, 0, 0], [0, 0, 0, 0, 0], [0.125, 0.125, 0, 0, 0.75]], np.float32
+    )  # fmt: skip
+    images = normalize(batch["image"], recipe.mean, recipe.std)
+    mixed, targets = mix(
+        jax.random.split(key)[0], jnp.asarray(images), jnp.asarray(shares),
+        mixup_alpha=0.8, cutmix_alpha=0.0,
+    )  # fmt: skip
+    logits, _ = vit.apply(graphdef, params, mixed)
+    expected = by_hand(logits, np.asarray(targets, np.float64), 0.0)
+    assert float(loss) == pytest.approx(expected, abs=2e-6)
+
+
+def test_hard_labels_pay_no_attention_to_votes():
+    params, graphdef, key = (
+        vit.init(CONFIG, jax.random.key(2)),
+        vit.build(CONFIG),
+        jax.random.key(0),
+    )
+    options = {"graphdef": graphdef, "recipe": RECIPE}
+    batch = soft_batch()
+    without = {name: value for name, value in batch.items() if name != "votes"}
+    found = batch_loss(params, batch, WEIGHTS, key, **options)
+    assert float(found) == float(batch_loss(params, without, WEIGHTS, key, **options))
 
 
 def small_batch(size=16):

@@ -1,4 +1,4 @@
-"""Runs a command and measures it from outside; says on what machine."""
+"""Measures a command from outside, or this process and its workers; says on what machine."""
 
 import dataclasses
 import os
@@ -68,6 +68,44 @@ def _look(pid: int, peaks: dict[str, int]) -> None:
         return
     for name, size in _FIELD.findall(status):
         peaks[name] = max(peaks.get(name, 0), 1024 * int(size))
+
+
+def cpu_seconds() -> float | None:
+    """Processor time that this process and its descendants have used, None without /proc."""
+    try:
+        ticks = os.sysconf("SC_CLK_TCK")
+        used = [_stat(pid)[11:13] for pid in _descendants()]
+    except (OSError, ValueError):
+        return None
+    return time.process_time() + sum(int(user) + int(system) for user, system in used) / ticks
+
+
+def anonymous_bytes() -> int | None:
+    """Anonymous memory of this process and its descendants, None where the system does not tell."""
+    total: dict[str, int] = {}
+    for pid in (os.getpid(), *_descendants()):
+        one: dict[str, int] = {}
+        _look(pid, one)
+        total["RssAnon"] = total.get("RssAnon", 0) + one.get("RssAnon", 0)
+    return total["RssAnon"] or None
+
+
+def _descendants() -> list[int]:
+    parents = {}
+    for entry in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(entry.name)] = int(_stat(int(entry.name))[1])
+        except OSError:  # it has ended
+            continue
+    found = [os.getpid()]
+    for pid in found:
+        found += [child for child, parent in parents.items() if parent == pid]
+    return found[1:]
+
+
+def _stat(pid: int) -> list[str]:
+    """The fields of /proc/PID/stat from the state on: the name before may hold blanks."""
+    return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
 
 
 def environment() -> dict[str, str | int]:

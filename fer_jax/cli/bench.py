@@ -3,6 +3,7 @@
 import argparse
 import json
 from collections.abc import Sequence
+from typing import Any
 
 from fer_jax.errors import UsageError
 
@@ -12,6 +13,13 @@ file: wall time and the peak of anonymous memory, each run in a process of its o
 turn, the file in the page cache. Two bounds are judged, for the conversions without the proof: the
 time of cp + sha256sum + 3 s, and memory of 1.3 times the file. The exit code is 0 where one is
 missed, too. Needs free disk space of three times the file. docs/performance.md has figures.
+"""
+_INPUT = """\
+Measures the input pipeline: faces from ArrayRecord decoded, cropped at random, resized, flipped,
+stacked to uint8 batches. Where torch and Pillow are installed, a PyTorch DataLoader with Pillow
+does the same to the same pictures, as files, in turn. Images a second are told by wall time and by
+processor time of all processes; the bound is twice the peer's, of processor time. The exit code is
+0 where it is missed, too. docs/performance.md has figures.
 """
 
 
@@ -30,6 +38,27 @@ def _parser() -> argparse.ArgumentParser:
     add("--file", metavar="FILE", help="a checkpoint; left out, one of MAE-Face's size is made")
     add("--repeats", type=int, default=5, metavar="N", help="runs of each case (%(default)s)")
     add("--json", action="store_true", help="for programs")
+    pipeline = kinds.add_parser(
+        "input",
+        help="training batches: images a second, memory",
+        description=_INPUT,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = pipeline.add_argument
+    add("--data", metavar="DATA", help="a prepared data set; left out, 2,000 faces are drawn")
+    add("--seconds", type=float, default=3.0, metavar="S", help="of each case (%(default)s)")
+    add("--repeats", type=int, default=5, metavar="N", help="runs of each case (%(default)s)")
+    add(
+        "--workers", type=int, nargs="+", default=[0, 2], metavar="N",
+        help="cases: numbers of processes that decode, 0 for none beside this one (0 2)",
+    )  # fmt: skip
+    add("--size", type=int, default=112, metavar="PIXELS", help="of the images (%(default)s)")
+    add(
+        "--minutes", type=float, default=0.0, metavar="M",
+        help="then make batches for so long, and tell how the memory grows",
+    )  # fmt: skip
+    add("--json", action="store_true", help="for programs")
+    add("--out", metavar="FILE", help="write what --json prints to a file, too")
     return parser
 
 
@@ -38,9 +67,37 @@ def main(argv: Sequence[str]) -> int:
     options = _parser().parse_args(argv)
     if options.repeats < 1:
         raise UsageError(f"--repeats {options.repeats} must be at least 1")
+    found, lines = _input(options) if options.what == "input" else _convert(options)
+    print(json.dumps(found, indent=2) if options.json else "\n".join(lines))
+    return 0
 
+
+def _convert(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     from fer_jax.bench.convert import bench_convert, table
 
     found = bench_convert(options.file, repeats=options.repeats)
-    print(json.dumps(found, indent=2) if options.json else "\n".join(table(found)))
-    return 0
+    return found, table(found)
+
+
+def _input(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    for name, least in (("seconds", 0.01), ("minutes", 0), ("size", 1)):
+        value = getattr(options, name)
+        if not least <= value < float("inf"):
+            raise UsageError(f"--{name} {value} must be at least {least}")
+    if min(options.workers) < 0:
+        raise UsageError(f"--workers {min(options.workers)} must be at least 0")
+    from fer_jax.atomic import atomic_file
+    from fer_jax.bench.input import bench_input, table
+
+    found = bench_input(
+        options.data,
+        seconds=options.seconds,
+        repeats=options.repeats,
+        size=options.size,
+        workers=sorted(set(options.workers)),
+        minutes=options.minutes,
+    )
+    if options.out:
+        with atomic_file(options.out) as partial:
+            partial.write_text(json.dumps(found, indent=2) + "\n")
+    return found, table(found)

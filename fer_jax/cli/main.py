@@ -12,6 +12,7 @@ from fer_jax.errors import FerJaxError, UsageError
 COMMANDS = {
     "convert": "a PyTorch checkpoint (.pth, .safetensors) -> a bundle, and back",
     "inspect": "what a checkpoint or a bundle holds",
+    "doctor": "what is in Aff-Wild2, and what is wrong with it",
     "prepare": "pictures and labels -> a data set that trains fast",
     "train": "fine-tune a bundle or a fresh model on a data set",
     "evaluate": "score a bundle on a data set",

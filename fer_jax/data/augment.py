@@ -55,12 +55,18 @@ class Augmentation:
                 )
 
 
+def flips(rng: np.random.Generator, augmentation: Augmentation) -> bool:
+    """Draws whether a face is mirrored, in all of its views alike."""
+    return augmentation.flip and rng.random() < 0.5
+
+
 def augment(
     view: UInt8[np.ndarray, "height width 3"],
     rng: np.random.Generator,
     *,
     image_size: int,
     augmentation: Augmentation,
+    mirrored: bool,
 ) -> UInt8[np.ndarray, "size size 3"]:
     """Makes a training image of a view, in timm's order.
 
@@ -69,12 +75,13 @@ def augment(
         rng: where all randomness comes from.
         image_size: side of the square that comes out, in pixels.
         augmentation: what to do.
+        mirrored: whether to flip it; `flips` draws that, once for all views of a face.
 
     Returns:
         uint8 RGB.
     """
     image = _random_resized_crop(view, rng, image_size, augmentation)
-    if augmentation.flip and rng.random() < 0.5:
+    if mirrored:
         image = cv2.flip(image, 1)
     if augmentation.randaugment_layers:
         image = rand_augment(
@@ -93,18 +100,22 @@ def _random_resized_crop(
 ) -> np.ndarray:
     """Crops a random rectangle and resizes it in one call.
 
-    It is resized by averaging areas (INTER_AREA) where it shrinks, which does not alias, and by
-    bicubic interpolation (INTER_CUBIC, a = -0.75) where it grows.
+    Where it grows, by bicubic interpolation (INTER_CUBIC, a = -0.75). Where it shrinks by less
+    than two, bilinearly: that passes over no pixel, is as near to Pillow's antialiased bicubic as
+    averages over areas are (0.7 to 0.9 levels), and five times as fast. Else by averaging areas.
     """
     height, width = view.shape[:2]
-    top, left, rows, columns = _crop_box(height, width, rng, augmentation)
+    top, left, rows, columns = crop_box(height, width, rng, augmentation)
     crop = view[top : top + rows, left : left + columns]
-    shrinks = rows * columns > size * size
-    kernel = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    side = max(rows, columns)
+    if side <= size:
+        kernel = cv2.INTER_CUBIC
+    else:
+        kernel = cv2.INTER_LINEAR if side < 2 * size else cv2.INTER_AREA
     return cv2.resize(crop, (size, size), interpolation=kernel)
 
 
-def _crop_box(
+def crop_box(
     height: int, width: int, rng: np.random.Generator, augmentation: Augmentation
 ) -> tuple[int, int, int, int]:
     """(top, left, rows, columns) of a random crop, as torchvision draws it.
@@ -113,14 +124,16 @@ def _crop_box(
     eyes over mouth, is distorted no more than a face.
     """
     low, high = (math.log(ratio) for ratio in augmentation.crop_ratio)
+    least, most = augmentation.crop_scale
+    # `random` is four times as fast as `uniform` and `integers`, and this is done for every face.
     for _ in range(_TRIES):
-        area = rng.uniform(*augmentation.crop_scale)
-        ratio = math.exp(rng.uniform(low, high))
+        area = least + (most - least) * rng.random()
+        ratio = math.exp(low + (high - low) * rng.random())
         columns = round(width * math.sqrt(area * ratio))
         rows = round(height * math.sqrt(area / ratio))
         if 0 < columns <= width and 0 < rows <= height:
-            top = int(rng.integers(height - rows + 1))
-            left = int(rng.integers(width - columns + 1))
+            top = int(rng.random() * (height - rows + 1))
+            left = int(rng.random() * (width - columns + 1))
             return top, left, rows, columns
     return 0, 0, height, width
 

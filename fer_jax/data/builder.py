@@ -1,134 +1,63 @@
-"""Writes faces as ArrayRecord shards with a tensorflow-datasets builder, without TensorFlow.
+"""Makes a data set: looks at every picture, cleans the training part, writes the shards.
 
-A data set is a folder: `faces.json` (label space, splits, format), `index.npz` (one row a face, to
-select and to group without reading records), `skipped.csv` (what was left out, and why) and
-`faces/1.0.0/` (the shards, in tensorflow-datasets' layout).
+A data set is a folder: `faces.json` (label space, splits, format, cleaning), `index.npz` (one row a
+face, to select and to group without reading records), `skipped.csv` (what cannot be used, and why),
+`cleaning.csv` and `cleaning.png` (what was left out of training, and why) and `faces/1.0.0/` (the
+shards, in tensorflow-datasets' layout).
 """
 
-import concurrent.futures
+import contextlib
 import csv
 import dataclasses
-import io
 import json
 import os
+import shutil
 import sys
-from collections.abc import Iterator, Sequence
-from contextlib import redirect_stdout
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 import tqdm
 
-from fer_jax.atomic import atomic_directory
-from fer_jax.data.examples import Example, Fault
-from fer_jax.data.images import (
-    ImageError,
-    cut_square,
-    decode_image,
-    encode_image,
-    is_lossless,
-    sharpness,
+from fer_jax.atomic import atomic_directory, check_free
+from fer_jax.data.cleaning import (
+    REASONS,
+    TRAIN,
+    Cleaning,
+    Rejects,
+    judge,
+    read_csv,
+    with_corrupted,
 )
+from fer_jax.data.cleaning import write_csv as write_cleaning_csv
+from fer_jax.data.examples import Example, Fault, LeftOut
+from fer_jax.data.images import decode_image
+from fer_jax.data.shards import FORMAT, MARKER, SHARD_BYTES, write_shards
+from fer_jax.data.staging import AS_IS, INDEX_COLUMNS, Look, Part, stage
+from fer_jax.data.units import Unit, listed_units
 from fer_jax.errors import FerJaxError
 from fer_jax.labels import LabelSpace
 
-FORMAT = "fer_jax faces 1"
-VERSION = "1.0.0"
-AS_IS = "as_is"  # the template of faces that are stored untouched
 _SHOWN_FAULTS = 5
-_PART = 256
+_STAGING_MARKER = "staging"
+_RECORD_OVERHEAD = 400  # bytes of a record beside its image, about
 
 
 @dataclasses.dataclass(frozen=True)
-class Record:
-    """A face that has been looked at: where it comes from, how it is stored, its quality."""
+class Built:
+    """What came of building a data set.
 
-    example: Example
-    template: str
-    size: int
-    sharpness: float
+    Attributes:
+        folder: where its files are: the data set, or the staging folder if it was only reviewed.
+        skipped: what cannot be used.
+        rejects: what cleaning left out, None if there was no cleaning.
+    """
 
-
-def features(num_classes: int) -> tfds.features.FeaturesDict:
-    """The fields of a record; `image` holds the encoded bytes of the aligned face."""
-    return tfds.features.FeaturesDict(
-        {
-            "key": tfds.features.Text(),
-            "image": tfds.features.Image(shape=(None, None, 3)),
-            "label": np.int32,
-            "votes": tfds.features.Tensor(shape=(num_classes,), dtype=np.float32),
-            "video": tfds.features.Text(),
-            "subject": tfds.features.Text(),
-            "face_id": np.int32,
-            "frame": np.int32,
-            "split": tfds.features.Text(),
-            "source": tfds.features.Text(),
-            "template": tfds.features.Text(),
-            "quality": {"score": np.float32, "size": np.int32, "sharpness": np.float32},
-        }
-    )
-
-
-# Registered builders must have unique names in a process; this one is only ever made here.
-with tfds.core.registered.skip_registration():
-
-    class FaceBuilder(tfds.core.GeneratorBasedBuilder):
-        """Stores checked faces, one tensorflow-datasets split for each of ours."""
-
-        VERSION = tfds.core.Version(VERSION)
-        name = "faces"
-
-        def __init__(
-            self, *, records: Sequence[Record], space: LabelSpace, margin: float, data_dir: Path
-        ):
-            self._records = records
-            self._space = space
-            self._margin = margin
-            super().__init__(data_dir=str(data_dir), file_format="array_record")
-
-        def _info(self) -> tfds.core.DatasetInfo:
-            return tfds.core.DatasetInfo(
-                builder=self,
-                description=f"Faces labelled in the space {self._space.name}.",
-                features=features(len(self._space)),
-                # Records keep the order of the index; training shuffles when reading.
-                disable_shuffling=True,
-            )
-
-        def _split_generators(self, dl_manager) -> dict[str, Iterator]:
-            del dl_manager  # nothing is downloaded
-            splits = sorted({record.example.split for record in self._records})
-            progress = _progress(len(self._records), "writing")
-            return {split: self._generate_examples(split, progress) for split in splits}
-
-        def _generate_examples(self, split: str, progress: tqdm.tqdm) -> Iterator:
-            for record in self._records:
-                example = record.example
-                if example.split != split:
-                    continue
-                yield (
-                    example.key,
-                    {
-                        "key": example.key,
-                        "image": _stored_bytes(example, self._margin),
-                        "label": example.label,
-                        "votes": np.zeros(len(self._space), np.float32),
-                        "video": example.video,
-                        "subject": example.subject,
-                        "face_id": example.face_id,
-                        "frame": example.frame,
-                        "split": split,
-                        "source": example.source,
-                        "template": record.template,
-                        "quality": {
-                            "score": example.score,
-                            "size": record.size,
-                            "sharpness": record.sharpness,
-                        },
-                    },
-                )
-                progress.update()
+    folder: Path
+    skipped: tuple[Fault, ...]
+    rejects: Rejects | None
 
 
 def build(
@@ -142,17 +71,14 @@ def build(
     skip_bad: bool = False,
     overwrite: bool = False,
 ) -> list[Fault]:
-    """Checks every picture, then writes the data set aside and renames it into place.
-
-    A picture with a box is cut to the square about it and encoded again (JPEG of quality 95, or
-    PNG if it was lossless); one without is stored byte for byte.
+    """Stores a list of examples, without cleaning; see `build_units`.
 
     Args:
         examples: the faces to store.
         faults: what was found wrong before any picture was opened.
         space: what the labels mean.
         out: the folder to make.
-        margin: side of the square as a multiple of the box's longer side.
+        margin: side of the square about a box as a multiple of the box's longer side.
         template: how faces without a box were aligned, such as `arcface_112`.
         skip_bad: leave out what cannot be used, instead of refusing.
         overwrite: replace a data set that exists.
@@ -161,125 +87,284 @@ def build(
         What was left out; empty unless `skip_bad`.
 
     Raises:
-        FerJaxError: something cannot be used and `skip_bad` is false, or nothing is left; `out`
-            exists and `overwrite` is false; `margin` is not positive.
+        FerJaxError: as `build_units`.
     """
-    if not 0 < margin <= 10:
-        raise FerJaxError(f"margin {margin:g} is not in (0, 10]; 1.2 keeps the whole head")
-    with atomic_directory(out, marker="faces.json", overwrite=overwrite) as folder:
-        records, undecodable = _check(examples, margin, template)
-        faults = [*faults, *undecodable]
-        if faults and not skip_bad:
-            raise FerJaxError(_describe(faults, len(faults) + len(records)))
-        if not records:
-            raise FerJaxError(f"no face can be used: {_first(faults)}; check the folder")
-        records.sort(key=lambda record: record.example.split)  # stable: as tfds writes them
-        _write_shards(records, space, margin, folder)
-        _write_index(records, folder / "index.npz")
-        _write_skipped(faults, folder / "skipped.csv")
-        splits = [record.example.split for record in records]
-        description = {
-            "format": FORMAT,
-            "label_space": space.name,
-            "classes": list(space.classes),
-            "splits": {split: splits.count(split) for split in dict.fromkeys(splits)},
-            "skipped": len(faults),
+    built = build_units(
+        listed_units(examples),
+        faults,
+        space,
+        out,
+        look=Look(margin, template),
+        skip_bad=skip_bad,
+        overwrite=overwrite,
+    )
+    return list(built.skipped)
+
+
+def build_units(
+    units: Sequence[Unit],
+    faults: Sequence[Fault],
+    space: LabelSpace,
+    out: str | os.PathLike[str],
+    *,
+    look: Look,
+    cleaning: Cleaning | None = None,
+    edited: str | os.PathLike[str] | None = None,
+    staging: str | os.PathLike[str] | None = None,
+    review: bool = False,
+    workers: int = 0,
+    skip_bad: bool = False,
+    overwrite: bool = False,
+    extras: Mapping[str, Mapping[str, np.ndarray]] | None = None,
+) -> Built:
+    """Looks at every picture, then writes the data set aside and renames it into place.
+
+    A picture with a box is cut to the square about it and encoded again (JPEG of quality 95, or
+    PNG if it was lossless); one without is stored byte for byte.
+
+    Args:
+        units: the collection, in parts that are looked at one by one.
+        faults: what was found wrong before any picture was opened.
+        space: what the labels mean.
+        out: the folder to make.
+        look: how pictures are looked at.
+        cleaning: the rules by which training pictures are left out; None keeps all.
+        edited: a `cleaning.csv` to go by instead of the rules.
+        staging: where to keep what was seen until the data set is whole, so that a run that is
+            stopped goes on where it was; None keeps it in a folder that goes with the run.
+        review: stop after cleaning, with `cleaning.csv` and `cleaning.png` in `staging`.
+        workers: processes that look at pictures; 0 looks in threads of this one.
+        skip_bad: leave out what cannot be used, instead of refusing.
+        overwrite: replace a data set that exists.
+        extras: more files of columns, such as {"annotations.npz": {"label": ...}}.
+
+    Returns:
+        What was made and what was left out.
+
+    Raises:
+        FerJaxError: something cannot be used and `skip_bad` is false, or nothing is left; `out`
+            exists and `overwrite` is false; `edited` names what there is not; `review` without
+            `staging`.
+    """
+    if review and staging is None:
+        raise FerJaxError("review needs a staging folder: that is where its files are put")
+    out = Path(out)
+    check_free(out, marker=MARKER, overwrite=overwrite)
+    with _staging_folder(staging, out) as parts:
+        collection = _Collection(stage(units, parts, look, len(space), workers=workers))
+        _check_keys(collection.columns["key"])
+        faults = [*faults, *(fault for part in collection.parts for fault in part.faults)]
+        rejects = None
+        if cleaning is not None or edited is not None:
+            rejects, faults = _clean(collection, faults, cleaning, edited)
+        if review:
+            _write_findings(collection, rejects, faults, parts)
+            return Built(parts, tuple(faults), rejects)
+        bad = [fault for fault in faults if not isinstance(fault, LeftOut)]
+        if bad and not skip_bad:
+            raise FerJaxError(_describe(bad, len(bad) + len(collection)))
+        rows = _kept_rows(collection, rejects)
+        if not rows.size:
+            why = rejects.summary() if rejects and rejects.keys else _first(faults)
+            raise FerJaxError(f"no face can be used: {why}; check the folder")
+        with atomic_directory(out, marker=MARKER, overwrite=overwrite) as folder:
+            _write_shards(collection, rows, space, folder)
+            _write_index(collection, rows, folder / "index.npz")
+            _write_findings(collection, rejects, faults, folder)
+            for name, columns in (extras or {}).items():
+                np.savez_compressed(folder / name, **columns)
+            used = None if edited is not None else cleaning
+            description = _description(collection, rows, space, faults, rejects, used)
+            (folder / MARKER).write_text(json.dumps(description, indent=2) + "\n")
+        if staging is not None:
+            shutil.rmtree(parts)
+    return Built(out, tuple(faults), rejects)
+
+
+def _check_keys(keys: np.ndarray) -> None:
+    names, counts = np.unique(keys, return_counts=True)
+    if (counts > 1).any():
+        raise FerJaxError(
+            f"{names[counts > 1][0]}: is listed {counts.max()} times; a picture can be stored once"
+        )
+
+
+def _kept_rows(collection: "_Collection", rejects: Rejects | None) -> np.ndarray:
+    """The rows to store, split by split as the shards hold them."""
+    kept = np.ones(len(collection), bool)
+    if rejects is not None:
+        kept &= ~np.isin(collection.columns["key"], np.asarray(rejects.keys, np.str_))
+    rows = np.flatnonzero(kept)
+    return rows[np.argsort(collection.columns["split"][rows], kind="stable")]
+
+
+@contextlib.contextmanager
+def _staging_folder(staging: str | os.PathLike[str] | None, out: Path) -> Iterator[Path]:
+    """The folder of the parts: the one that is named, or one that goes with the run."""
+    if staging is None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(
+            dir=out.parent, prefix=f".{out.name}.staging-", ignore_cleanup_errors=True
+        ) as name:
+            yield Path(name)
+        return
+    staging = Path(staging)
+    check_free(staging, marker=_STAGING_MARKER, overwrite=True)
+    staging.mkdir(parents=True, exist_ok=True)
+    (staging / _STAGING_MARKER).touch()
+    yield staging
+
+
+class _Collection:
+    """All parts as one table, whose rows are numbered through."""
+
+    def __init__(self, parts: Sequence[Part]):
+        self.parts = parts
+        self.first = np.cumsum([0, *(part.faces for part in parts)])
+        columns = [part.columns(*INDEX_COLUMNS, "hash") for part in parts]
+        self.columns = {
+            name: np.concatenate([found[name] for found in columns]) for name in columns[0]
         }
-        (folder / "faces.json").write_text(json.dumps(description, indent=2) + "\n")
-    return faults
+
+    def __len__(self) -> int:
+        return int(self.first[-1])
+
+    def images(self, rows: np.ndarray) -> Iterator[bytes]:
+        """The bytes to store of some rows, which ascend."""
+        for part, first, end in zip(self.parts, self.first, self.first[1:], strict=False):
+            mine = rows[(rows >= first) & (rows < end)]
+            if mine.size:
+                yield from part.encoded((mine - first).tolist())
+
+    def votes(self, rows: np.ndarray) -> Iterator[np.ndarray]:
+        """The votes of some rows, which ascend."""
+        for part, first, end in zip(self.parts, self.first, self.first[1:], strict=False):
+            mine = rows[(rows >= first) & (rows < end)]
+            if mine.size:
+                yield from part.columns("votes")["votes"][mine - first]
 
 
-def _check(
-    examples: Sequence[Example], margin: float, template: str
-) -> tuple[list[Record], list[Fault]]:
-    """Decodes every picture; those that fail become faults."""
-
-    def check(example: Example) -> Record | Fault:
-        try:
-            image = decode_image(example.read())
-            if example.box is None:
-                return Record(example, template, min(image.shape[:2]), sharpness(image))
-            square = cut_square(image, example.box, margin)
-            left, top, right, bottom = example.box
-            size = round(max(right - left, bottom - top))
-            return Record(example, f"box_square_{margin:g}", size, sharpness(square))
-        except ImageError as error:
-            return Fault(example.name, str(error))
-
-    checked = []
-    # OpenCV releases the interpreter while it decodes. A part at a time: an interrupt waits for
-    # what was handed to the pool.
-    with (
-        concurrent.futures.ThreadPoolExecutor(os.cpu_count()) as pool,
-        _progress(len(examples), "checking") as progress,
-    ):
-        for start in range(0, len(examples), _PART):
-            checked += pool.map(check, examples[start : start + _PART])
-            progress.update(len(checked) - start)
-    records = [one for one in checked if isinstance(one, Record)]
-    return records, [one for one in checked if isinstance(one, Fault)]
-
-
-def _stored_bytes(example: Example, margin: float) -> bytes:
-    encoded = example.read()
-    if example.box is None:
-        return encoded
-    square = cut_square(decode_image(encoded), example.box, margin)
-    return encode_image(square, lossless=is_lossless(encoded))
+def _clean(
+    collection: _Collection,
+    faults: Sequence[Fault],
+    cleaning: Cleaning | None,
+    edited: str | os.PathLike[str] | None,
+) -> tuple[Rejects, list[Fault]]:
+    """What is left out of training, and the faults that are none of cleaning's."""
+    if edited is not None:
+        rejects = read_csv(edited, collection.columns)
+    else:
+        rejects = judge(collection.columns, cleaning)
+    corrupted = [fault for fault in faults if fault.split == TRAIN]
+    rejects = with_corrupted(
+        rejects, [fault.name for fault in corrupted], [fault.reason for fault in corrupted]
+    )
+    return rejects, [fault for fault in faults if fault.split != TRAIN]
 
 
 def _write_shards(
-    records: Sequence[Record], space: LabelSpace, margin: float, folder: Path
+    collection: _Collection, rows: np.ndarray, space: LabelSpace, folder: Path
 ) -> None:
-    tfds.disable_progress_bar()  # it has one for every split and stage; ours counts faces
-    builder = FaceBuilder(records=records, space=space, margin=margin, data_dir=folder)
-    try:
-        with redirect_stdout(io.StringIO()):  # it announces the folder that is renamed afterwards
-            builder.download_and_prepare()
-    except (
-        OSError,
-        RuntimeError,
-    ) as error:  # RuntimeError is what array_record makes of a full disk
-        reason = str(error).split(";")[0].splitlines()[0]
-        raise FerJaxError(
-            f"{folder.parent}: the records cannot be written ({reason}); free some space, or "
-            "write elsewhere"
-        ) from error
-    for path in (folder / "downloads" / "extracted", folder / "downloads"):
-        path.rmdir()
+    columns = {name: column[rows] for name, column in collection.columns.items()}
+    splits = {str(split): rows[columns["split"] == split] for split in np.unique(columns["split"])}
+    with _progress(len(rows), "writing") as progress:
+        write_shards(
+            {name: _records(collection, mine, progress) for name, mine in splits.items()},
+            folder,
+            num_classes=len(space),
+            description=f"Faces labelled in the space {space.name}.",
+            records_per_shard={name: _per_shard(collection, r) for name, r in splits.items()},
+        )
 
 
-def _write_index(records: Sequence[Record], path: Path) -> None:
-    examples = [record.example for record in records]
-    splits = np.asarray([example.split for example in examples], np.str_)
-    np.savez_compressed(
-        path,
-        key=np.asarray([example.key for example in examples], np.str_),
-        split=splits,
-        label=np.asarray([example.label for example in examples], np.int32),
-        subject=np.asarray([example.subject for example in examples], np.str_),
-        video=np.asarray([example.video for example in examples], np.str_),
-        frame=np.asarray([example.frame for example in examples], np.int32),
-        face_id=np.asarray([example.face_id for example in examples], np.int32),
-        source=np.asarray([example.source for example in examples], np.str_),
-        template=np.asarray([record.template for record in records], np.str_),
-        score=np.asarray([example.score for example in examples], np.float32),
-        size=np.asarray([record.size for record in records], np.int32),
-        sharpness=np.asarray([record.sharpness for record in records], np.float32),
-        # Where a record lies among those of its split, in the order of the shards.
-        position=np.concatenate([np.arange(n) for n in np.unique_counts(splits).counts]).astype(
-            np.int64
-        ),
-    )
+def _records(
+    collection: _Collection, rows: np.ndarray, progress: tqdm.tqdm
+) -> Iterator[dict[str, Any]]:
+    columns = collection.columns
+    images, votes = collection.images(rows), collection.votes(rows)
+    for row, image, counted in zip(rows.tolist(), images, votes, strict=True):
+        record = {
+            name: columns[name][row].item()
+            for name in INDEX_COLUMNS
+            if name not in ("score", "size", "sharpness")
+        }
+        quality = {name: columns[name][row].item() for name in ("score", "size", "sharpness")}
+        yield {**record, "image": image, "votes": counted, "quality": quality}
+        progress.update()
 
 
-def _write_skipped(faults: Sequence[Fault], path: Path) -> None:
-    if not faults:
+def _per_shard(collection: _Collection, rows: np.ndarray) -> int:
+    lengths = np.concatenate([part.columns("length")["length"] for part in collection.parts])
+    return max(1, int(SHARD_BYTES / (lengths[rows].mean() + _RECORD_OVERHEAD)))
+
+
+def _write_index(collection: _Collection, rows: np.ndarray, path: Path) -> None:
+    columns = {name: collection.columns[name][rows] for name in INDEX_COLUMNS}
+    # Where a record lies among those of its split, in the order of the shards.
+    counts = np.unique_counts(columns["split"]).counts
+    position = np.concatenate([np.arange(n) for n in counts]).astype(np.int64)
+    np.savez_compressed(path, **columns, position=position)
+
+
+def _write_findings(
+    collection: _Collection, rejects: Rejects | None, faults: Sequence[Fault], folder: Path
+) -> None:
+    """`skipped.csv`, `cleaning.csv` and its picture, as far as there is something to tell."""
+    if faults:
+        with (folder / "skipped.csv").open("w", encoding="utf-8", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["path", "reason"])
+            writer.writerows((fault.name, fault.reason) for fault in faults)
+    if rejects is None:
         return
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(["path", "reason"])
-        writer.writerows((fault.name, fault.reason) for fault in faults)
+    write_cleaning_csv(rejects, folder / "cleaning.csv")
+    if rejects.keys:
+        _write_sheet(collection, rejects, folder / "cleaning.png")
+
+
+def _write_sheet(collection: _Collection, rejects: Rejects, path: Path) -> None:
+    from fer_jax.data.contact_sheet import SHOWN, write_contact_sheet
+
+    row_of = {key: row for row, key in enumerate(collection.columns["key"].tolist())}
+    groups = []
+    for reason, count in rejects.counts().items():
+        chosen = [i for i, found in enumerate(rejects.reasons) if found == reason]
+        # Evenly over all of them: neighbours in a video look alike.
+        chosen = [chosen[i] for i in np.linspace(0, count - 1, min(count, SHOWN)).astype(int)]
+        pictures = []
+        for i in chosen:
+            row = row_of.get(rejects.keys[i])
+            picture = None
+            if row is not None:
+                picture = decode_image(next(collection.images(np.asarray([row]))))
+            pictures.append((rejects.keys[i], picture))
+        groups.append((f"{reason}: {count:,} ({REASONS[reason]})", pictures))
+    write_contact_sheet(path, rejects.summary(), groups)
+
+
+def _description(
+    collection: _Collection,
+    rows: np.ndarray,
+    space: LabelSpace,
+    faults: Sequence[Fault],
+    rejects: Rejects | None,
+    cleaning: Cleaning | None,
+) -> dict[str, Any]:
+    names, counts = np.unique(collection.columns["split"][rows], return_counts=True)
+    found = {
+        "format": FORMAT,
+        "label_space": space.name,
+        "classes": list(space.classes),
+        "splits": dict(zip(names.tolist(), counts.tolist(), strict=True)),
+        "skipped": len(faults),
+    }
+    if rejects is not None:
+        found["cleaning"] = {
+            "rules": "an edited list" if cleaning is None else dataclasses.asdict(cleaning),
+            "training_pictures": rejects.trained,
+            "left_out": rejects.counts(),
+        }
+    return found
 
 
 def _describe(faults: Sequence[Fault], total: int) -> str:

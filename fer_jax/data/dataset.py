@@ -10,9 +10,12 @@ from typing import Any
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
+from google.protobuf.message import DecodeError
+from jaxtyping import Float32
+from tensorflow_datasets.proto import tf_example_pb2
 
-from fer_jax.data.builder import FORMAT, VERSION
-from fer_jax.data.image_folder import split_off
+from fer_jax.data.shards import FORMAT, MARKER, NAME, VERSION
+from fer_jax.data.splits import split_off
 from fer_jax.errors import FerJaxError
 from fer_jax.labels import LABEL_SPACES, LabelSpace
 
@@ -28,7 +31,7 @@ class RecordReader:
 
     @functools.cached_property
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.builder_from_directory(str(self._path / "faces" / VERSION)).info
+        return tfds.builder_from_directory(str(self._path / NAME / VERSION)).info
 
     @functools.cached_property
     def _records(self) -> ArrayRecordDataSource:
@@ -48,6 +51,35 @@ class RecordReader:
         return self._info.features.deserialize_example_np(
             record, decoders={"image": tfds.decode.SkipDecoding()}
         )
+
+    def image(self, row: int) -> bytes:
+        """The encoded face of a record: ten times as fast as the whole of it.
+
+        Raises:
+            FerJaxError: the record is damaged.
+        """
+        return self._field(row, "image").bytes_list.value[0]
+
+    def votes(self, row: int) -> Float32[np.ndarray, "class"]:
+        """How many people named each class; zeros where nobody was asked.
+
+        Raises:
+            FerJaxError: the record is damaged.
+        """
+        return np.array(self._field(row, "votes").float_list.value, np.float32)
+
+    def _field(self, row: int, name: str) -> Any:
+        """One field of a record, by protobuf alone."""
+        try:
+            example = tf_example_pb2.Example.FromString(self._records[int(row)])
+            if name not in example.features.feature:
+                raise ValueError(f"no field {name}")
+            return example.features.feature[name]
+        except (DecodeError, OSError, RuntimeError, ValueError) as error:
+            line = str(error).splitlines()[0] if str(error) else repr(error)
+            raise FerJaxError(
+                f"{self._path} row {row}: the record is damaged ({line}); prepare the data again"
+            ) from error
 
 
 class FaceData:
@@ -85,11 +117,11 @@ class FaceData:
         if not path.is_dir():
             raise FerJaxError(f"{path}: no such data set; {remedy}")
         try:
-            description = json.loads((path / "faces.json").read_text(encoding="utf-8"))
+            description = json.loads((path / MARKER).read_text(encoding="utf-8"))
             found = description["format"]
             name, classes = description["label_space"], tuple(description["classes"])
         except FileNotFoundError:
-            raise FerJaxError(f"{path}: has no faces.json, so is no data set; {remedy}") from None
+            raise FerJaxError(f"{path}: has no {MARKER}, so is no data set; {remedy}") from None
         except (ValueError, KeyError, TypeError) as error:
             raise FerJaxError(f"{path / 'faces.json'}: is damaged ({error!r}); {remedy}") from None
         if found != FORMAT:

@@ -2,9 +2,13 @@
 
 import dataclasses
 import math
+import os
+import stat
 from pathlib import Path
 
 from fer_jax.data.images import ImageError
+
+_MOST_BYTES = 256 << 20
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,6 +29,8 @@ class Example:
         face_id: number of the face among those listed of the same picture.
         votes: how many people named each class of the label space; empty if nobody was asked.
         encoded: the image's bytes, where it has no file of its own.
+        template: how the face was aligned, empty if that is not known of it alone.
+        size: pixels of the face where it was found, 0 if unknown; alignment changes them.
     """
 
     path: Path
@@ -40,6 +46,8 @@ class Example:
     face_id: int = 0
     votes: tuple[float, ...] = ()
     encoded: bytes | None = None
+    template: str = ""
+    size: int = 0
 
     @property
     def key(self) -> str:
@@ -52,17 +60,44 @@ class Example:
         Raises:
             ImageError: the file cannot be read.
         """
-        if self.encoded is not None:
-            return self.encoded
-        try:
-            return self.path.read_bytes()
-        except OSError as error:
-            raise ImageError(f"cannot be read ({error.strerror})") from error
+        return self.encoded if self.encoded is not None else read_picture(self.path)
+
+
+def read_picture(path: Path) -> bytes:
+    """The bytes of a picture's file.
+
+    Raises:
+        ImageError: it cannot be read, is no file (a pipe would never end) or is far too large.
+    """
+    try:
+        # Opening a pipe without this flag waits for somebody to write to it.
+        descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0))
+        with open(descriptor, "rb") as file:
+            found = os.fstat(descriptor)
+            if not stat.S_ISREG(found.st_mode):
+                raise ImageError("is no file")
+            if found.st_size > _MOST_BYTES:
+                raise ImageError(f"has {found.st_size >> 20} MiB, which no picture of a face has")
+            return file.read()
+    except OSError as error:
+        raise ImageError(f"cannot be read ({error.strerror})") from error
 
 
 @dataclasses.dataclass(frozen=True)
 class Fault:
-    """A listed picture that cannot be used, and why; `name` also says where it is listed."""
+    """A picture that cannot be used, and why.
+
+    Attributes:
+        name: the picture as the user knows it.
+        reason: also says where it is listed.
+        split: the split that it would have been in, empty if that is not known.
+    """
 
     name: str
     reason: str
+    split: str = ""
+
+
+@dataclasses.dataclass(frozen=True)
+class LeftOut(Fault):
+    """A picture that its collection's rules do not use: nothing is broken or to be repaired."""

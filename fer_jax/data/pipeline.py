@@ -1,24 +1,27 @@
-"""Batches of faces, by grain: shuffled and augmented to train on, in order and whole to score."""
+"""Batches of faces, by grain: in a sampled order and augmented, or in order and whole to score."""
 
 import dataclasses
-from collections.abc import Iterator, Sequence
-from typing import Any
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 
 import cv2
 import grain
 import numpy as np
 from absl import flags
 
-from fer_jax.data.augment import Augmentation, augment
-from fer_jax.data.dataset import FaceData, RecordReader, select, split_selection
+from fer_jax.data.augment import Augmentation, augment, flips
+from fer_jax.data.dataset import FaceData, select, split_selection
 from fer_jax.data.images import decode_image
+from fer_jax.data.sampling import EVERYTHING, EpochPlan, Sampling
 from fer_jax.errors import FerJaxError
-from fer_jax.ops.resize import KERNELS, resize_host
-from fer_jax.ops.views import VIEWS, cut_view
+from fer_jax.ops.resize import KERNELS
+from fer_jax.ops.views import VIEWS, cut_view, view_images_host
 
 __all__ = [
     "Augmentation",
     "FaceData",
+    "Sampling",
+    "epoch_plan",
     "evaluation_batches",
     "select",
     "split_selection",
@@ -26,94 +29,203 @@ __all__ = [
 ]
 
 Sources = Sequence[tuple[FaceData, np.ndarray]]
+Batch = dict[str, np.ndarray]
+_COLUMNS = ("label", "row", "votes", "mask")
 _BUFFERED_BATCHES = 4
+_BUFFERED_EVALUATION = 2  # of float32
 
 
 class _Faces:
-    """Several data sets' rows as one sequence of encoded faces, which pickles without records."""
+    """Several data sets' rows as one sequence of faces, which pickles without records."""
 
     def __init__(self, sources: Sources):
-        self._readers: list[RecordReader] = [data.records for data, _ in sources]
+        self._readers = [data.records for data, _ in sources]
         self._paths = [data.path for data, _ in sources]
-        counts = [len(rows) for _, rows in sources]
-        self._source = np.repeat(np.arange(len(sources)), counts)
-        self._row = np.concatenate([np.asarray(rows) for _, rows in sources])
-        self._label = np.concatenate([data.index["label"][rows] for data, rows in sources])
+        self._source = _numbers(sources)
+        self._row = np.concatenate([np.asarray(rows, np.int32) for _, rows in sources])
+        self._label = _column(sources, "label").astype(np.int32)
         first = np.cumsum([0, *(len(data) for data, _ in sources)])[:-1]
-        self._number = self._row + np.repeat(first, counts)
+        self._first = first.astype(np.int32)
+        self._classes = len(sources[0][0].label_space)
 
     def __len__(self) -> int:
         return len(self._row)
 
-    def __getitem__(self, i: int) -> dict[str, Any]:
-        source, row = int(self._source[i]), int(self._row[i])
-        return {
-            "encoded": self._readers[source][row]["image"],
-            "name": f"{self._paths[source]} row {row}",
-            "label": np.int32(self._label[i]),
-            "row": np.int32(self._number[i]),
-        }
+    def image(self, number: int) -> np.ndarray:
+        source, row = self._source[number], int(self._row[number])
+        encoded = self._readers[source].image(row)
+        try:
+            return decode_image(encoded)
+        except FerJaxError as error:
+            raise FerJaxError(f"{self._paths[source]} row {row}: {error}") from error
 
+    def votes(self, numbers: np.ndarray, size: int) -> np.ndarray:
+        """The votes of some faces, filled up with zeros."""
+        found = np.zeros((size, self._classes), np.float32)
+        for i, number in enumerate(numbers):
+            found[i] = self._readers[self._source[number]].votes(int(self._row[number]))
+        return found
 
-def _view(element: dict[str, Any], view: str) -> np.ndarray:
-    try:
-        return cut_view(decode_image(element["encoded"]), view)
-    except FerJaxError as error:
-        raise FerJaxError(f"{element['name']}: {error}") from error
+    def columns(self, numbers: np.ndarray, size: int) -> Batch:
+        """Label and row of some faces, filled up with -1."""
+        filled = np.full((2, size), -1, np.int32)
+        filled[0, : len(numbers)] = self._label[numbers]
+        filled[1, : len(numbers)] = self._row[numbers] + self._first[self._source[numbers]]
+        return {"label": filled[0], "row": filled[1]}
 
 
 @dataclasses.dataclass(frozen=True)
-class _TrainImage(grain.transforms.RandomMap):
+class _View:
+    """What a batch holds of a face under one name."""
+
     view: str
-    image_size: int
+    size: int
+    resize: str | None
+
+    def array(self, batch_size: int, dtype: type) -> np.ndarray:
+        return np.zeros((batch_size, self.size, self.size, 3), dtype)
+
+
+class _Draws:
+    """The random numbers of face i and view j, whatever was drawn before: Philox is a counter.
+
+    One generator is set back and forth, since making one takes eight times as long.
+    """
+
+    def __init__(self, seed: int):
+        key = np.random.SeedSequence(seed).generate_state(2, np.uint64)
+        self._bits = np.random.Philox(key=key)
+        self._state = self._bits.state
+        self._generator = np.random.Generator(self._bits)
+
+    def of(self, face: int, view: int) -> np.random.Generator:
+        self._state["state"]["counter"] = (0, 0, view, face)
+        self._bits.state = self._state
+        return self._generator
+
+
+@dataclasses.dataclass(frozen=True)
+class _TrainBatches:
+    """Batch k of a process, for any k: of the faces k B to (k + 1) B - 1 of endless epochs.
+
+    What face i draws for each of its views depends on the seed and on i alone; the flip is the
+    first view's. So it does not matter which process makes a batch, nor which were made before.
+    """
+
+    faces: _Faces
+    plan: EpochPlan
+    views: Mapping[str, _View]
     augmentation: Augmentation
+    seed: int
+    batch_size: int
+    process_index: int
+    process_count: int
+    votes: bool
 
-    def random_map(self, element: dict[str, Any], rng: np.random.Generator) -> dict[str, Any]:
-        image = augment(
-            _view(element, self.view),
-            rng,
-            image_size=self.image_size,
-            augmentation=self.augmentation,
-        )
-        return {"image": image, "label": element["label"], "row": element["row"]}
+    def __len__(self) -> int:
+        return sys.maxsize
+
+    def __getitem__(self, step: int) -> Batch:
+        size = self.batch_size // self.process_count
+        images = {name: view.array(size, np.uint8) for name, view in self.views.items()}
+        numbers = np.empty(size, np.int64)
+        draws = _Draws(self.seed)
+        for i in range(size):
+            place = step * self.batch_size + i * self.process_count + self.process_index
+            epoch, within = divmod(place, len(self.plan))
+            numbers[i] = self.plan.order(epoch)[within]
+            face = self.faces.image(int(numbers[i]))
+            mirrored = False
+            for j, (name, view) in enumerate(self.views.items()):
+                rng = draws.of(place, j)
+                if j == 0:
+                    mirrored = flips(rng, self.augmentation)
+                images[name][i] = augment(
+                    cut_view(face, view.view),
+                    rng,
+                    image_size=view.size,
+                    augmentation=self.augmentation,
+                    mirrored=mirrored,
+                )
+        batch = images | self.faces.columns(numbers, size)
+        return batch | {"votes": self.faces.votes(numbers, size)} if self.votes else batch
 
 
 @dataclasses.dataclass(frozen=True)
-class _EvaluationImage(grain.transforms.Map):
-    view: str
-    image_size: int
-    resize: str
+class _EvaluationBatches:
+    """Every face once, in order; the last batch is filled up."""
 
-    def map(self, element: dict[str, Any]) -> dict[str, Any]:
-        image = resize_host(_view(element, self.view), self.image_size, self.resize)
-        return {"image": image, "label": element["label"], "row": element["row"]}
+    faces: _Faces
+    views: Mapping[str, _View]
+    batch_size: int
+    votes: bool
+
+    def __len__(self) -> int:
+        return -(-len(self.faces) // self.batch_size)
+
+    def __getitem__(self, step: int) -> Batch:
+        size = self.batch_size
+        numbers = np.arange(step * size, min((step + 1) * size, len(self.faces)))
+        images = {name: view.array(size, np.float32) for name, view in self.views.items()}
+        for i, number in enumerate(numbers):
+            face = self.faces.image(int(number))
+            for name, view in self.views.items():
+                images[name][i] = view_images_host(face, view.view, view.size, view.resize)
+        batch = images | self.faces.columns(numbers, size)
+        batch["mask"] = np.arange(size) < len(numbers)
+        return batch | {"votes": self.faces.votes(numbers, size)} if self.votes else batch
+
+
+def epoch_plan(sources: Sources, sampling: Sampling, seed: int) -> EpochPlan:
+    """The plan that `train_batches` follows; its length is the number of faces in an epoch.
+
+    Args:
+        sources: data sets and the rows of each.
+        sampling: which of them an epoch shows.
+        seed: of the order.
+
+    Returns:
+        The plan, over the rows of all sources one after the other.
+
+    Raises:
+        FerJaxError: nothing is left to show, or the weights do not name the sources.
+    """
+    columns = {name: _column(sources, name) for name in ("label", "video", "frame", "source")}
+    return EpochPlan(**columns, data=_numbers(sources), sampling=sampling, seed=seed)
 
 
 def train_batches(
     sources: Sources,
     *,
-    view: str,
-    image_size: int,
+    views: Mapping[str, str],
+    image_size: int | Mapping[str, int],
     batch_size: int,
     augmentation: Augmentation,
     seed: int,
+    sampling: Sampling = EVERYTHING,
+    votes: bool = False,
     start_step: int = 0,
     workers: int = 0,
     process_index: int = 0,
     process_count: int = 1,
-) -> Iterator[dict[str, np.ndarray]]:
-    """Endless training batches: every face once an epoch, shuffled and augmented anew in each.
+) -> Iterator[Batch]:
+    """Endless training batches, one epoch after the other, shuffled and augmented anew in each.
 
     Batch k depends on the seed and on k alone: not on where the run started, on `workers`, or on
-    how many processes share the batch (theirs, interleaved, are the batch of one process).
+    how many processes share the batch (theirs, interleaved, are the batch of one process). An epoch
+    ends where its faces end, which may be within a batch.
 
     Args:
         sources: data sets and the rows of each, in one label space.
-        view: a name of `ops.views.VIEWS`, cut before augmenting.
-        image_size: side of the images, in pixels.
+        views: for each array of images its name in the batch, and the view that is cut from the
+            stored face, a name of `ops.views.VIEWS`. Each view is augmented by itself, after it was
+            cut; the flip is shared.
+        image_size: side of the images, in pixels; or of each view's.
         batch_size: of all processes together.
         augmentation: how faces vary.
         seed: of the order and of the augmentation.
+        sampling: which faces an epoch shows.
+        votes: hand over the votes too.
         start_step: number of the first batch.
         workers: processes that decode and augment; 0 does so in a thread of this one. They are
             spawned, so a script that asks for some needs `if __name__ == "__main__":`.
@@ -121,15 +233,16 @@ def train_batches(
         process_count: how many processes share a batch.
 
     Returns:
-        Batches of `image` (uint8 [local batch, size, size, 3]), `label` (int32, -1 = none) and
+        Batches of the views (uint8 [local batch, size, size, 3]), `label` (int32, -1 = none),
         `row` (int32: the row in the data set's index; with several sources, rows count on from
-        one data set to the next).
+        one data set to the next) and, if wished, `votes` (float32 [local batch, classes], zeros
+        where there are none).
 
     Raises:
         FerJaxError: no row, differing label spaces, a batch that the processes cannot share
-            evenly, or an unknown view.
+            evenly, an unknown view, or a sampling that does not fit the sources.
     """
-    _check(sources, view, image_size)
+    _check(sources)
     if batch_size < 1 or batch_size % process_count:
         raise FerJaxError(
             f"batch_size={batch_size} must be a positive multiple of the {process_count} processes"
@@ -139,80 +252,106 @@ def train_batches(
             f"start_step={start_step} and workers={workers} must not be negative, and "
             f"process_index={process_index} must be below process_count={process_count}"
         )
-    # The order matters. Augmenting before repeating gives each epoch its own draws, and slicing
-    # after shuffling makes n processes see what one would. Batching before workers share the
-    # batches out keeps the order the same for any number of them; starting late is a plain slice.
-    faces = (
-        grain.MapDataset.source(_Faces(sources))
-        .seed(seed)
-        .shuffle()
-        .random_map(_TrainImage(view, image_size, augmentation))
-        .repeat()[process_index::process_count]
-        .batch(batch_size // process_count, drop_remainder=True)[start_step:]
+    batches = _TrainBatches(
+        _Faces(sources),
+        epoch_plan(sources, sampling, seed),
+        _views(views, image_size),
+        augmentation,
+        seed,
+        batch_size,
+        process_index,
+        process_count,
+        votes,
+    )
+    # grain's elements are whole batches: its work for each element would cost as much as a face.
+    chain = grain.MapDataset.source(batches)[start_step:].to_iter_dataset(
+        _thread(_BUFFERED_BATCHES)
     )
     if not workers:
-        return iter(faces.to_iter_dataset(_threads(1)))
+        return iter(chain)
     if not flags.FLAGS.is_parsed():
         flags.FLAGS.mark_as_parsed()  # workers are handed absl flags, which raises before
     options = grain.MultiprocessingOptions(
         num_workers=workers, per_worker_buffer_size=_BUFFERED_BATCHES
     )
     # The workers are the parallelism; threads in each would only get in each other's way.
-    return iter(faces.to_iter_dataset(_threads(1)).mp_prefetch(options, worker_init_fn=_one_thread))
+    return iter(chain.mp_prefetch(options, worker_init_fn=_one_thread))
 
 
 def evaluation_batches(
-    sources: Sources, *, view: str, image_size: int, resize: str, batch_size: int
-) -> Iterator[dict[str, np.ndarray]]:
+    sources: Sources,
+    *,
+    views: Mapping[str, str],
+    image_size: int | Mapping[str, int],
+    resize: str | Mapping[str, str],
+    batch_size: int,
+    votes: bool = False,
+) -> Iterator[Batch]:
     """Every row once, in order, prepared exactly as a bundle prepares faces up to normalisation.
 
     Args:
         sources: data sets and the rows of each, in one label space.
-        view: a name of `ops.views.VIEWS`.
-        image_size: side of the images, in pixels.
-        resize: kernel, a name of `ops.resize.KERNELS`.
+        views: for each array of images its name in the batch, and a name of `ops.views.VIEWS`.
+        image_size: side of the images, in pixels; or of each view's.
+        resize: kernel, a name of `ops.resize.KERNELS`; or of each view's.
         batch_size: of every batch; the last one is filled up with zeros.
+        votes: hand over the votes too.
 
     Returns:
-        Batches of `image` (float32 [batch, size, size, 3] in [0, 255]), `label` (int32, -1 =
-        none), `mask` (bool, false where filled up) and `row` (int32, -1 where filled up).
+        Batches of the views (float32 [batch, size, size, 3] in [0, 255]), `label` (int32, -1 =
+        none), `mask` (bool, false where filled up), `row` (int32, -1 where filled up) and, if
+        wished, `votes` (float32 [batch, classes]).
 
     Raises:
         FerJaxError: no row, differing label spaces, or an unknown view or kernel.
     """
-    _check(sources, view, image_size)
-    if resize not in KERNELS:
-        raise FerJaxError(f"no resize kernel {resize!r}; one of {', '.join(KERNELS)}")
+    _check(sources)
     if batch_size < 1:
         raise FerJaxError(f"batch_size={batch_size} must be positive")
-    faces = grain.MapDataset.source(_Faces(sources)).map(_EvaluationImage(view, image_size, resize))
-    return _padded(faces.to_iter_dataset(_threads(1, buffered=2 * batch_size)), batch_size)
+    batches = _EvaluationBatches(
+        _Faces(sources), _views(views, image_size, resize), batch_size, votes
+    )
+    chain = grain.MapDataset.source(batches)
+    return iter(chain.to_iter_dataset(_thread(_BUFFERED_EVALUATION)))
 
 
-def _padded(elements, batch_size: int) -> Iterator[dict[str, np.ndarray]]:
-    batch: list[dict[str, Any]] = []
-    for element in elements:
-        batch.append(element)
-        if len(batch) == batch_size:
-            yield _stack(batch, batch_size)
-            batch = []
-    if batch:
-        yield _stack(batch, batch_size)
+def _column(sources: Sources, name: str) -> np.ndarray:
+    return np.concatenate([data.index[name][rows] for data, rows in sources])
 
 
-def _stack(batch: list[dict[str, Any]], size: int) -> dict[str, np.ndarray]:
-    images = np.zeros((size, *batch[0]["image"].shape), np.float32)
-    numbers = {"label": np.full(size, -1, np.int32), "row": np.full(size, -1, np.int32)}
-    for i, element in enumerate(batch):
-        images[i] = element["image"]
-        for name, column in numbers.items():
-            column[i] = element[name]
-    return {"image": images, "mask": np.arange(size) < len(batch), **numbers}
+def _numbers(sources: Sources) -> np.ndarray:
+    """Which of the sources each face is of."""
+    return np.repeat(np.arange(len(sources), dtype=np.int32), [len(rows) for _, rows in sources])
 
 
-def _threads(number: int, buffered: int = _BUFFERED_BATCHES) -> grain.ReadOptions:
+def _views(
+    views: Mapping[str, str],
+    image_size: int | Mapping[str, int],
+    resize: str | Mapping[str, str] | None = None,
+) -> dict[str, _View]:
+    """The views of a batch; training has no `resize`, since a random crop is resized as it is."""
+    if not views or set(views) & set(_COLUMNS):
+        raise FerJaxError(
+            f"views={dict(views)}: name one or more arrays, none of them {', '.join(_COLUMNS)}"
+        )
+    sizes = dict.fromkeys(views, image_size) if isinstance(image_size, int) else image_size
+    kernels = resize if isinstance(resize, Mapping) else dict.fromkeys(views, resize)
+    found = {}
+    for name, view in views.items():
+        size, kernel = sizes.get(name, 0), kernels.get(name, "")
+        if view not in VIEWS:
+            raise FerJaxError(f"no view {view!r}; one of {', '.join(VIEWS)}")
+        if size < 1:
+            raise FerJaxError(f"image_size={size} of {name!r} must be positive")
+        if resize is not None and kernel not in KERNELS:
+            raise FerJaxError(f"no resize kernel {kernel!r}; one of {', '.join(KERNELS)}")
+        found[name] = _View(view, size, kernel)
+    return found
+
+
+def _thread(buffered: int) -> grain.ReadOptions:
     # grain's defaults, 16 threads and 500 elements, would hold gigabytes of batches.
-    return grain.ReadOptions(num_threads=number, prefetch_buffer_size=buffered)
+    return grain.ReadOptions(num_threads=1, prefetch_buffer_size=buffered)
 
 
 def _one_thread(worker: int, workers: int) -> None:
@@ -220,13 +359,9 @@ def _one_thread(worker: int, workers: int) -> None:
     cv2.setNumThreads(0)
 
 
-def _check(sources: Sources, view: str, image_size: int) -> None:
+def _check(sources: Sources) -> None:
     if not sources or not sum(len(rows) for _, rows in sources):
         raise FerJaxError("no faces to read: the sources have no rows; check the split")
-    if view not in VIEWS:
-        raise FerJaxError(f"no view {view!r}; one of {', '.join(VIEWS)}")
-    if image_size < 1:
-        raise FerJaxError(f"image_size={image_size} must be positive")
     first = sources[0][0]
     for data, rows in sources:
         if data.label_space != first.label_space:

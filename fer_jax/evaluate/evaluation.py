@@ -159,26 +159,19 @@ def count(
         The confusion matrix, int64.
     """
     views = recognizer.bundle.views
-    batches = {
-        name: evaluation_batches(
-            [(data, rows)],
-            view=view.view,
-            image_size=view.image_size,
-            resize=view.resize,
-            batch_size=recognizer.batch_size,
-        )
-        for name, view in views.items()
-    }
+    batches = evaluation_batches(
+        [(data, rows)],
+        views={name: view.view for name, view in views.items()},
+        image_size={name: view.image_size for name, view in views.items()},
+        resize={name: view.resize for name, view in views.items()},
+        batch_size=recognizer.batch_size,
+    )
     number = len(classes.names)
     confusion = np.zeros((number, number), np.int64)
-    for parts in zip(*batches.values(), strict=True):
-        batch = dict(zip(batches, parts, strict=True))
-        inputs = {
-            name: normalize(part["image"], views[name].mean, views[name].std)
-            for name, part in batch.items()
-        }
+    for batch in batches:
+        inputs = {name: normalize(batch[name], view.mean, view.std) for name, view in views.items()}
         predictions = recognizer.logits_normalized(inputs)[:, classes.outputs].argmax(axis=1)
-        labels, mask = classes.labels[parts[0]["label"]], parts[0]["mask"]
+        labels, mask = classes.labels[batch["label"]], batch["mask"]
         confusion += np.asarray(confusion_matrix(labels, predictions, number, mask), np.int64)
         done(int(mask.sum()))
     return confusion

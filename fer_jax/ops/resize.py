@@ -135,30 +135,33 @@ def resize(
 
 
 def resize_host(
-    image: Shaped[np.ndarray, "height width channels"], size: int | tuple[int, int], kernel: str
-) -> Float[np.ndarray, "new_height new_width channels"]:
-    """Resizes one image with numpy: the same matrices as `resize`, for data pipelines.
+    images: Shaped[np.ndarray, "*batch height width channels"],
+    size: int | tuple[int, int],
+    kernel: str,
+) -> Float[np.ndarray, "*batch new_height new_width channels"]:
+    """Resizes images with numpy: the same matrices as `resize`, for data pipelines.
 
     Args:
-        image: of any number type.
+        images: of any number type.
         size: the new side, or (height, width), in pixels.
         kernel: a name of `KERNELS`.
 
     Returns:
-        A float32 image.
+        float32 images.
 
     Raises:
         FerJaxError: the kernel is not known, or a size is below 1.
     """
-    image = np.asarray(image, np.float32)
+    images = np.asarray(images, np.float32)
     new_height, new_width = _pair(size)
-    height, width, channels = image.shape
+    *batch, height, width, channels = images.shape
     if new_height != height:
         rows = resize_matrix(height, new_height, kernel)
-        image = (rows @ image.reshape(height, width * channels)).reshape(-1, width, channels)
+        images = rows @ images.reshape(*batch, height, width * channels)
+        images = images.reshape(*batch, new_height, width, channels)
     if new_width != width:
-        image = np.matmul(resize_matrix(width, new_width, kernel), image)
-    return image
+        images = np.matmul(resize_matrix(width, new_width, kernel), images)
+    return images
 
 
 def resize_position_embedding(

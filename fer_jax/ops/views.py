@@ -4,8 +4,10 @@ from typing import TypeVar
 
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array, Float, Shaped
 
 from fer_jax.errors import FerJaxError
+from fer_jax.ops.resize import resize, resize_host
 
 Face = TypeVar("Face")
 
@@ -64,3 +66,43 @@ def cut_view(face: Face, view: str) -> Face:
         return parts[0]
     concatenate = np.concatenate if isinstance(face, np.ndarray) else jnp.concatenate
     return concatenate(parts, axis=-3)
+
+
+def view_images(
+    faces: Shaped[Array | np.ndarray, "*batch height width channels"],
+    view: str,
+    size: int | tuple[int, int],
+    kernel: str,
+) -> Float[Array, "*batch new_height new_width channels"]:
+    """Cuts a view from aligned faces and resizes it on the device.
+
+    The boxes are static, so it jits, vmaps and differentiates; it is linear in the faces. Values
+    are neither rounded nor clamped.
+
+    Args:
+        faces: aligned faces of any number type.
+        view: a name of `VIEWS`.
+        size: side of the images, or (height, width), in pixels; the aspect ratio is not kept.
+        kernel: a name of `ops.resize.KERNELS`.
+
+    Returns:
+        float32 images in the range of the faces.
+
+    Raises:
+        FerJaxError: an unknown view or kernel, a size below 1, or faces too small for the view.
+
+    Example:
+        >>> view_images(np.zeros((2, 112, 112, 3), np.uint8), "eyes_mouth", 224, "bicubic").shape
+        (2, 224, 224, 3)
+    """
+    return resize(cut_view(faces, view), size, kernel)
+
+
+def view_images_host(
+    faces: Shaped[np.ndarray, "*batch height width channels"],
+    view: str,
+    size: int | tuple[int, int],
+    kernel: str,
+) -> Float[np.ndarray, "*batch new_height new_width channels"]:
+    """`view_images` with numpy, for data pipelines: the same boxes, the same matrices."""
+    return resize_host(cut_view(faces, view), size, kernel)

@@ -14,6 +14,7 @@ from typing import Any
 from ml_collections import config_dict
 
 from fer_jax.data.augment import Augmentation
+from fer_jax.data.sampling import EVERYTHING, Sampling
 from fer_jax.errors import FerJaxError, UsageError
 from fer_jax.models.vit import ATTENTIONS, POOLS, REMAT_POLICIES, SIZES
 from fer_jax.ops.losses import CLASS_WEIGHT_SCHEMES
@@ -86,12 +87,15 @@ class LossConfig:
 
     Attributes:
         class_weights: `none` | `balanced` (N / (C n_c)) | `neutral` (n_neutral / n_c) | `max`
-            (n_max / n_c), from the counts of the training rows.
+            (n_max / n_c), from the labels of the training rows. Beside `sampling.balance=class`
+            they correct for the same thing twice.
         label_smoothing: share of the target spread over all classes.
+        soft_labels: where a face has votes, their shares are the target instead of its label.
     """
 
     class_weights: str = "none"
     label_smoothing: float = 0.0
+    soft_labels: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -156,7 +160,7 @@ class TrainConfig:
         selection: share of the training part that is held out to choose the checkpoint by
             macro-F1; whole subjects.
         selection_data: which of `data` it is taken from; empty for all.
-        epochs: passes over the training rows.
+        epochs: passes over what `sampling` takes of the training rows.
         batch_size: global.
         evaluate_batch_size: global; 0 for `batch_size`.
         seed: of initialisation, order, augmentation and everything else.
@@ -166,6 +170,7 @@ class TrainConfig:
         keep: latest checkpoints kept, besides the best one.
         license: licence of the result, written into the bundle; empty takes the backbone's.
         model: the encoder.
+        sampling: which faces an epoch shows: frames thinned out, classes balanced, sources mixed.
         augment: augmentation.
         loss: the loss.
         optimizer: the optimiser.
@@ -189,6 +194,7 @@ class TrainConfig:
     keep: int = 1
     license: str = ""
     model: ModelConfig = ModelConfig()
+    sampling: Sampling = EVERYTHING
     augment: AugmentConfig = AugmentConfig()
     loss: LossConfig = LossConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -240,7 +246,8 @@ def _freeze(cls: type, values: Mapping[str, Any], where: str) -> Any:
     try:
         return cls(**fields)
     except FerJaxError as error:
-        raise UsageError(str(error).replace("augmentation.", f"{where}.", 1)) from error
+        # It begins with the dataclass's own name for the field, such as `augmentation.flip`.
+        raise UsageError(f"{where}.{str(error).partition('.')[2]}") from error
 
 
 def _no_such_field(where: str, name: str, known: Mapping[str, Any]) -> UsageError:
@@ -290,6 +297,7 @@ def _check(config: TrainConfig) -> None:
         "evaluate_batch_size": (0, None),
         "batch_size": (1, None),
         "selection": (0, 0.9),
+        "seed": (0, None),
         "log_every": (1, None),
         "checkpoint_every": (1, None),
         "keep": (1, None),

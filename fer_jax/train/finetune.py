@@ -128,6 +128,7 @@ def _task(
         mixup=config.augment.mixup,
         cutmix=config.augment.cutmix,
         mix_switch=config.augment.mix_switch,
+        soft_labels=config.loss.soft_labels,
         seed=config.seed,
     )
     weights = jax.device_put(
@@ -161,7 +162,7 @@ def _task(
             evaluation(params, sharding.to_global(_without_rows(found), mesh))
             for found in pipeline.evaluation_batches(
                 rows.selection,
-                view=config.view,
+                views={"image": config.view},
                 image_size=start.config.image_size,
                 resize=config.resize,
                 batch_size=config.evaluate_batch_size or config.batch_size,
@@ -178,11 +179,13 @@ def _task(
     def batches(start_step: int) -> Iterator[Batch]:
         found = pipeline.train_batches(
             rows.train,
-            view=config.view,
+            views={"image": config.view},
             image_size=start.config.image_size,
             batch_size=config.batch_size,
             augmentation=config.augment,
             seed=config.seed,
+            sampling=config.sampling,
+            votes=config.loss.soft_labels,
             start_step=start_step,
             workers=config.workers,
             process_index=jax.process_index(),
@@ -190,7 +193,7 @@ def _task(
         )
         return map(_without_rows, found)
 
-    steps_per_epoch = sum(len(kept) for _, kept in rows.train) // config.batch_size
+    steps_per_epoch = rows.epoch // config.batch_size
     schedule = make_schedule(
         config.optimizer,
         batch_size=config.batch_size,
@@ -270,6 +273,8 @@ def _introduce(
         log.say(f"model: {note}")
     counts = dict(zip(rows.labels.classes, rows.train_counts.tolist(), strict=True))
     log.say(f"data: {trained:,} faces to train on {counts}, {held:,} to select on")
+    if rows.epoch != trained:
+        log.say(f"data: an epoch shows {rows.epoch:,} faces")
     shape = dict(mesh.shape)
     log.say(f"mesh: {shape}; {total:,} steps of {config.batch_size}")
     for name in sharding.unsharded_leaves(start.params, mesh):

@@ -6,6 +6,7 @@ import hashlib
 import numpy as np
 
 from fer_jax.data.dataset import FaceData, select, split_selection
+from fer_jax.data.pipeline import epoch_plan
 from fer_jax.errors import FerJaxError, UsageError
 from fer_jax.labels import LabelSpace
 from fer_jax.train.config import TrainConfig
@@ -13,12 +14,21 @@ from fer_jax.train.config import TrainConfig
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
-    """Which rows of which data sets are trained on and selected on."""
+    """Which rows of which data sets are trained on and selected on.
+
+    Attributes:
+        train: data sets and their rows to train on.
+        selection: the same to select on.
+        labels: what all their labels mean.
+        template: how their faces were aligned; `mixed` if not all in one way.
+        epoch: faces that an epoch shows, after sampling.
+    """
 
     train: tuple[tuple[FaceData, np.ndarray], ...]
     selection: tuple[tuple[FaceData, np.ndarray], ...]
     labels: LabelSpace
     template: str
+    epoch: int
 
     @property
     def train_counts(self) -> np.ndarray:
@@ -27,10 +37,10 @@ class Rows:
         return np.bincount(np.concatenate(found), minlength=len(self.labels))
 
     def fingerprint(self) -> str:
-        """A hash of which faces are trained on, in which order and with which labels."""
+        """A hash of which faces are trained on, and of all that their order depends on."""
         digest = hashlib.sha256()
         for data, rows in self.train:
-            for column in ("key", "label"):
+            for column in ("key", "label", "video", "frame", "source"):
                 digest.update(np.ascontiguousarray(data.index[column][rows]).tobytes())
         return digest.hexdigest()
 
@@ -66,13 +76,15 @@ def open_rows(config: TrainConfig) -> Rows:
             )
     templates = {data.template for data, _ in train}
     template = templates.pop() if len(templates) == 1 else "mixed"
-    rows = Rows(tuple(train), tuple(selection), first.label_space, template)
-    if sum(len(kept) for _, kept in train) < config.batch_size:
+    epoch = len(epoch_plan(train, config.sampling, config.seed))
+    if epoch < config.batch_size:
+        found = sum(len(kept) for _, kept in train)
+        taken = "" if epoch == found else f", of which an epoch shows {epoch},"
         raise FerJaxError(
-            f"config.data={config.data}: {sum(len(kept) for _, kept in train)} training rows are "
-            f"fewer than config.batch_size={config.batch_size}; lower it"
+            f"config.data={config.data}: {found} training rows{taken} are fewer than "
+            f"config.batch_size={config.batch_size}; lower it"
         )
-    return rows
+    return Rows(tuple(train), tuple(selection), first.label_space, template, epoch)
 
 
 def _names(text: str) -> list[str]:

@@ -33,6 +33,7 @@ class Recipe:
     mixup: float = 0.0
     cutmix: float = 0.0
     mix_switch: float = 0.5
+    soft_labels: bool = False
     seed: int = 0
 
 
@@ -49,35 +50,51 @@ def batch_loss(
 
     Args:
         params: of the model.
-        batch: image uint8 (b, s, s, 3) RGB, label int32 (b,), -1 = none.
+        batch: image uint8 (b, s, s, 3) RGB, label int32 (b,), -1 = none; for soft labels also
+            votes float32 (b, classes), zeros where there are none.
         class_weights: float32 (classes,).
         key: of stochastic depth, mixup and cutmix.
         graphdef: of the model.
         recipe: static fields.
 
     Returns:
-        The weighted mean over the global batch.
+        The weighted mean over the global batch; of soft or mixed targets the mean over its faces
+        that have one.
     """
     mix_key, path_key = jax.random.split(key)
     images = normalize(batch["image"], recipe.mean, recipe.std)
-    targets = batch["label"]
-    if recipe.mixup > 0 or recipe.cutmix > 0:
+    targets, mask = batch["label"], None
+    mixed = recipe.mixup > 0 or recipe.cutmix > 0
+    if mixed or recipe.soft_labels:
+        targets = jax.nn.one_hot(targets, recipe.num_classes, dtype=jnp.float32)
+    if recipe.soft_labels:
+        targets = _shares(jnp.asarray(batch["votes"]), targets)
+    if mixed:
         images, targets = augment.mix(
             mix_key,
             images,
-            jax.nn.one_hot(targets, recipe.num_classes, dtype=jnp.float32),
+            targets,
             mixup_alpha=recipe.mixup,
             cutmix_alpha=recipe.cutmix,
             switch_probability=recipe.mix_switch,
         )
+    if targets.ndim == 2:
+        mask = targets.sum(axis=-1) > 0  # a face with neither label nor votes has none
     logits, _ = vit.apply(graphdef, params, images, key=path_key)
     loss_sum, denominator = losses.weighted_cross_entropy(
         logits,
         targets,
         class_weights=class_weights,
         label_smoothing=recipe.label_smoothing,
+        mask=mask,
     )
     return loss_sum / denominator
+
+
+def _shares(votes: Float[Array, "b c"], otherwise: Float[Array, "b c"]) -> Float[Array, "b c"]:
+    """The votes over their sum; where nobody voted, the other targets."""
+    total = votes.sum(axis=-1, keepdims=True)
+    return jnp.where(total > 0, votes / jnp.where(total > 0, total, 1.0), otherwise)
 
 
 def train_step(

@@ -13,10 +13,10 @@ _NEUTRAL = 128
 
 
 class Brush:
-    """Draws features by name onto a canvas of `side` pixels.
+    """Draws features by name onto a canvas, whose height is the size of the aligned face's square.
 
     Attributes:
-        canvas: uint8 [side, side, 3], RGB.
+        canvas: uint8 [height, width, 3], RGB.
         unit: canvas pixels for one pixel of the aligned face.
         expression: what the face does, in the manner of the person.
         skin: colour, float64 [3].
@@ -36,8 +36,8 @@ class Brush:
         self.projection = Projection(identity, pose, canvas.shape[0])
         self.unit = self.projection.unit
         self.skin = np.array(identity.skin)
-        cells = -(-canvas.shape[0] // _SHADE_STEP)
-        self._shade = np.full((cells, cells, 3), _NEUTRAL, np.uint8)
+        rows, columns = (-(-side // _SHADE_STEP) for side in canvas.shape[:2])
+        self._shade = np.full((rows, columns, 3), _NEUTRAL, np.uint8)
         self._points: dict[str, np.ndarray] = {}
         shape = lay_out(identity, expression)
         self.opening = shape["lower_lip"][3][1] - shape["mouth_line"][3][1]
@@ -104,8 +104,7 @@ class Brush:
     def apply_shades(self) -> None:
         """Multiplies the canvas by the blurred layer of shadows; what follows has none."""
         soft = cv2.GaussianBlur(self._shade, (0, 0), max(0.55 * self.unit, 0.4))
-        side = self.canvas.shape[0]
-        soft = cv2.resize(soft, (side, side), interpolation=cv2.INTER_LINEAR)
+        soft = cv2.resize(soft, self.canvas.shape[1::-1], interpolation=cv2.INTER_LINEAR)
         cv2.multiply(self.canvas, soft, self.canvas, scale=1 / _NEUTRAL)
 
 

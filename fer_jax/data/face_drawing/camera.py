@@ -93,10 +93,7 @@ def photograph(brush: Brush, rng: np.random.Generator, size: int) -> np.ndarray:
     if scene.blur > 0.25:
         lit = cv2.GaussianBlur(lit, (0, 0), scene.blur * size / 112)
     if scene.noise > 0:
-        # The sum of two uniform bytes: a triangle about 255, as wide as 2 x 255.
-        raw = np.frombuffer(rng.bytes(2 * lit.size), np.uint8).reshape(2, *lit.shape)
-        grain = cv2.add(raw[0], raw[1], dtype=cv2.CV_32F)
-        lit = cv2.addWeighted(lit, 1.0, grain, scene.noise / 255, -scene.noise)
+        lit = add_grain(lit, scene.noise, rng)
     picture = cv2.convertScaleAbs(cv2.max(lit, 0))
     if scene.jpeg:
         # OpenCV would take RGB for BGR; JPEG treats the three alike but for chroma, so swap.
@@ -106,9 +103,16 @@ def photograph(brush: Brush, rng: np.random.Generator, size: int) -> np.ndarray:
     return picture
 
 
-def _light(brush: Brush) -> np.ndarray:
-    """Lambert's law on the ellipsoid of the head, times uneven patches; float32 [n, n, 3]."""
-    scene, projection = brush.scene, brush.projection
+def add_grain(lit: np.ndarray, noise: float, rng: np.random.Generator) -> np.ndarray:
+    """Adds noise whose distribution is a triangle of half width `noise`; float32."""
+    # The sum of two uniform bytes: a triangle about 255, as wide as 2 x 255.
+    raw = np.frombuffer(rng.bytes(2 * lit.size), np.uint8).reshape(2, *lit.shape)
+    grain = cv2.add(raw[0], raw[1], dtype=cv2.CV_32F)
+    return cv2.addWeighted(lit, 1.0, grain, noise / 255, -noise)
+
+
+def lambert(scene: Scene, u: np.ndarray, v: np.ndarray) -> np.ndarray:
+    """Lambert's law on the head's ellipsoid at (u, v) = (x / a, y / b); float64, as u and v."""
     azimuth, elevation = np.deg2rad((scene.azimuth, scene.elevation))
     to_light = np.array(
         [
@@ -117,18 +121,23 @@ def _light(brush: Brush) -> np.ndarray:
             np.cos(azimuth) * np.cos(elevation),
         ]
     )
-    n = _LIGHT_CELLS
-    centres = (np.arange(n) + 0.5) * brush.canvas.shape[0] / n - projection.offset[:, None]
-    x, y = centres[0][None, :] / projection.unit, centres[1][:, None] / projection.unit
     a, b, c = HEAD_AXES
-    u, v = x / a, y / b
     r2 = u * u + v * v
     # Normals of the ellipsoid; beyond its rim they point sideways.
     w = np.sqrt(np.maximum(1 - r2, 0.02))
     normal = np.stack(np.broadcast_arrays(u / a, v / b, w / c), axis=-1)
     normal /= np.linalg.norm(normal, axis=-1, keepdims=True)
     diffuse = np.maximum(normal @ to_light, 0)
-    light = scene.gain * (scene.ambient + 1.35 * (1 - scene.ambient) * diffuse)
+    return scene.gain * (scene.ambient + 1.35 * (1 - scene.ambient) * diffuse)
+
+
+def _light(brush: Brush) -> np.ndarray:
+    """Light on the head and about it, times uneven patches; float32 [n, n, 3]."""
+    scene, projection = brush.scene, brush.projection
+    n = _LIGHT_CELLS
+    centres = (np.arange(n) + 0.5) * brush.canvas.shape[0] / n - projection.offset[:, None]
+    x, y = centres[0][None, :] / projection.unit, centres[1][:, None] / projection.unit
+    light = lambert(scene, x / HEAD_AXES[0], y / HEAD_AXES[1])
     if scene.unevenness > 0:
         rng = np.random.default_rng((scene.seed, 2))
         patches = np.exp(rng.normal(0, scene.unevenness, (4, 4))).astype(np.float32)

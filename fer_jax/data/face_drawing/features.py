@@ -13,6 +13,7 @@ from fer_jax.data.face_drawing.brush import Brush, disc, fill, inside, stroke
 from fer_jax.data.face_drawing.camera import background, occlude, photograph
 from fer_jax.data.face_drawing.geometry import HEAD_AXES, spline
 from fer_jax.data.face_drawing.hair import (
+    nape_colour,
     paint_beard,
     paint_glasses,
     paint_hair_behind,
@@ -51,6 +52,12 @@ def draw_face(
     """
     canvas = background(scene, size * _SUPERSAMPLING)
     brush = Brush(canvas, identity, expression, pose, scene)
+    paint_person(brush)
+    return photograph(brush, rng, size)
+
+
+def paint_person(brush: Brush) -> None:
+    """Paints the person onto the brush's canvas, and what the scene holds before the face."""
     paint_hair_behind(brush)
     _paint_head(brush)
     _paint_creases(brush)
@@ -62,19 +69,27 @@ def draw_face(
     _paint_mouth(brush)
     for _, side in SIDES:
         _paint_eye(brush, side)
-        brush.fill(f"brow_{side}", identity.brow)
+        brush.fill(f"brow_{side}", brush.identity.brow)
     paint_hair_in_front(brush)
     paint_glasses(brush)
     occlude(brush)
-    return photograph(brush, rng, size)
+
+
+def paint_from_behind(brush: Brush) -> None:
+    """Paints the person as seen from behind: hair, or a bald head, and no face."""
+    _paint_head(brush)
+    paint_hair_behind(brush)
+    colour = nape_colour(brush.identity)
+    outline = np.concatenate([brush.curve("rim_face"), brush.curve("rim_skull")])
+    brush.fill(cv2.convexHull(outline.astype(np.float32))[:, 0], colour)
 
 
 def _paint_head(brush: Brush) -> None:
     skin, w = brush.skin, HEAD_AXES[0] * brush.identity.face_width
     neck = [(-0.62 * w, 25, -6), (0.62 * w, 25, -6), (0.7 * w, 120, -6), (-0.7 * w, 120, -6)]
     brush.fill(brush.project(neck, rim=True), skin * (0.72, 0.68, 0.67))
-    cloth = [(-1.9 * w, 120, 0), (-1.7 * w, 82, -4), (-0.66 * w, 63, -2), (0, 74, 8)]
-    cloth += [(0.66 * w, 63, -2), (1.7 * w, 82, -4), (1.9 * w, 120, 0)]
+    cloth = [(-2 * w, 190, 0), (-1.7 * w, 82, -4), (-0.66 * w, 63, -2), (0, 74, 8)]
+    cloth += [(0.66 * w, 63, -2), (1.7 * w, 82, -4), (2 * w, 190, 0)]
     brush.fill(brush.project(cloth, rim=True), brush.identity.cloth)
     for at in brush.points("rim_ears"):
         brush.disc(at, 7.2, skin * (0.9, 0.84, 0.84))

@@ -43,7 +43,7 @@ class Projection:
         surface = np.array([(cy, 0.0, sy), (-sy * sp, cp, cy * sp)])
         # The outline of a turned ellipsoid keeps its width; only what lies off its rim shifts.
         outline = np.array([(1.0, 0.0, sy), (0.0, 1.0, sp)])
-        move = _similarity(_lift(_rest_points(identity)) @ surface.T, TEMPLATE - 56)
+        move = similarity(_lift(_rest_points(identity)) @ surface.T, TEMPLATE - 56)
         roll = pose.scale * np.exp(1j * np.deg2rad(pose.roll))
         turn, shift = move[0] * roll, move[1] * roll + complex(pose.x, pose.y) + (56 + 56j)
         plane = np.array([(turn.real, -turn.imag), (turn.imag, turn.real)]) * (size / 112)
@@ -80,6 +80,16 @@ def spline(points: int, closed: bool) -> Float[np.ndarray, "m n"]:
     return matrix
 
 
+def similarity(
+    points: Float[np.ndarray, "n 2"], targets: Float[np.ndarray, "n 2"]
+) -> tuple[complex, complex]:
+    """Least-squares a, b of target = a point + b in the complex plane (Umeyama, no reflection)."""
+    p, t = points @ (1, 1j), targets @ (1, 1j)
+    centred = p - p.mean()
+    turn = np.vdot(centred, t - t.mean()) / np.vdot(centred, centred)
+    return turn, t.mean() - turn * p.mean()
+
+
 def _rest_points(identity: Identity) -> Float[np.ndarray, "5 3"]:
     eye_x, eye_y = EYE_X + identity.eye_distance, EYE_Y + identity.eye_line
     mouth_x, mouth_y = MOUTH_X * identity.mouth_width, MOUTH_Y + identity.mouth_height
@@ -100,11 +110,3 @@ def _lift(points: Float[np.ndarray, "n 3"]) -> Float[np.ndarray, "n 3"]:
     lifted = points.copy()
     lifted[:, 2] += depth(points[:, 0], points[:, 1])
     return lifted
-
-
-def _similarity(points: Float[np.ndarray, "n 2"], targets: Float[np.ndarray, "n 2"]) -> tuple:
-    """Least-squares a, b of target = a point + b in the complex plane (Umeyama, no reflection)."""
-    p, t = points @ (1, 1j), targets @ (1, 1j)
-    centred = p - p.mean()
-    turn = np.vdot(centred, t - t.mean()) / np.vdot(centred, centred)
-    return turn, t.mean() - turn * p.mean()

@@ -5,6 +5,7 @@ import numpy as np
 
 from fer_jax.data.face_drawing.brush import Brush
 from fer_jax.data.face_drawing.geometry import HEAD_AXES, spline
+from fer_jax.data.face_drawing.parameters import Identity
 
 # Where hair meets the forehead, from the image's left to its right: x, y, x, y ... on the head.
 # fmt: off
@@ -53,6 +54,17 @@ def paint_hair_behind(brush: Brush) -> None:
         scarf += [(1.3 * w, 120, -8), (-1.3 * w, 120, -8), (-1.08 * w, 36, -8)]
         scarf += [(-1.16 * w, -20, -8), (-0.85 * w, -68, -6)]
         brush.fill(brush.project(scarf, rim=True), np.array(person.cloth) * 0.8)
+
+
+def nape_colour(person: Identity) -> np.ndarray:
+    """Colour of a head seen from behind."""
+    if person.hair_style == "bald":
+        return np.array(person.skin) * 0.94
+    if person.hair_style == "headscarf":
+        return np.array(person.cloth) * 0.8
+    if person.hair_style == "beanie":
+        return np.array(person.cloth)
+    return np.array(person.hair)
 
 
 def paint_hair_in_front(brush: Brush) -> None:
