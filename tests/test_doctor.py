@@ -1,5 +1,6 @@
 import html.parser
 import json
+import os
 import shutil
 
 import cv2
@@ -194,10 +195,13 @@ PLANTED = {
         {("labels_without_picture", "validation")},
     ),
     "size": (_small, {("size", "3")}),
-    "no crops": (_remove("cropped_aligned", "cropped_aligned_new_50_vids"), {("no_crops", ".")}),
+    "no crops": (
+        _remove("cropped_aligned", "cropped_aligned_new_50_vids"),
+        {("no_crops", "crops")},
+    ),
     "no annotations": (
         _remove(f"{CHALLENGE}/Validation_Set"),
-        {("no_annotations", "validation"), ("without_annotation", ".")},
+        {("no_annotations", "validation"), ("without_annotation", "crops")},
     ),
     "no Fear": (_no_fear, {("empty_class", "Fear")}),
     "test video without crops": (
@@ -223,7 +227,7 @@ PLANTED = {
         _labels("3", [-1] * 8, "validation"),
         {("unlabelled_video", "3"), ("pictures_without_label", "validation")},
     ),
-    "no annotation": (_frames("7", [1, 2]), {("without_annotation", ".")}),
+    "no annotation": (_frames("7", [1, 2]), {("without_annotation", "crops")}),
     "flat": (_flat, {("flat", "3")}),
     "stranger": (_write("cropped_aligned/3/Thumbs.db", ""), {("strangers", "3")}),
     "no annotation file": (
@@ -234,7 +238,7 @@ PLANTED = {
         _remove("cropped_aligned_new_50_vids/9/00002.jpg"),
         {("sample_without_picture", "test")},
     ),
-    "no video file": (_remove("batch1/2.mp4"), {("no_video_file", ".")}),
+    "no video file": (_remove("batch1/2.mp4"), {("no_video_file", "videos")}),
 }
 
 
@@ -268,7 +272,7 @@ def test_findings_say_how_many_and_where(tree):
     assert finding.details[1] == "00003.jpg is empty"
     finding = _finding(tree, "duplicates")
     # The frames of a video are alike, so each of the copy's eight finds one of the five left.
-    assert "5 pictures of the first (train) and 8 of the second (validation)" in finding.message
+    assert "in both: 5 of the first (train), 8 of the second (validation)" in finding.message
     assert finding.details[0] == "1-30-1280x720/00001.jpg = 3/00001.jpg"
     _frames("3", [20])(tree)
     assert "8 labels, but pictures up to number 20" in _finding(tree, "beyond_labels").message
@@ -450,6 +454,19 @@ def test_the_page_is_one_whole_file(tree, tmp_path):
     assert "<b>&</b>" not in path.read_text()
     assert "&lt;b&gt;&amp;" in path.read_text()
     assert "http" not in path.read_text()
+
+
+def test_names_that_are_no_text(tree, tmp_path, capsys):
+    name = os.fsdecode(b"caf\xe9")
+    try:
+        _labels(name, [0, "x"])(tree)
+    except OSError:
+        pytest.skip("this file system takes text only")
+    assert main(["doctor", str(tree), "--out", str(tmp_path / "out")]) == 1
+    assert "caf?: line 3" in capsys.readouterr().out
+    assert "caf?" in (tmp_path / "out" / "doctor.html").read_text()
+    findings = json.loads((tmp_path / "out" / "doctor.json").read_text())["findings"]
+    assert name in {finding["where"] for finding in findings}
 
 
 def test_a_text_of_many_findings_stays_short(tree):

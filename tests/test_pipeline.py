@@ -1,3 +1,4 @@
+import dataclasses
 import itertools
 import shutil
 import subprocess
@@ -230,6 +231,12 @@ def test_views_are_augmented_apart_but_mirrored_together(tmp_path):
     shares = [(batch[name] > 125).mean(axis=(1, 2, 3)) for name in ("main", "aux")]
     unmirrored = sides["main"] > 0
     assert abs(np.corrcoef(shares[0][unmirrored], shares[1][unmirrored])[0, 1]) < 0.3
+    # The same view twice, with no flip: nothing is left but the draws.
+    options["augmentation"] = dataclasses.replace(apart, flip=False)
+    (twice,) = _take(1, sources, views={"one": "main", "two": "main"}, **options)
+    equal = (twice["one"] == twice["two"]).all(axis=(1, 2, 3))
+    assert equal.mean() < 0.2
+    options["augmentation"] = apart
     # The first view does not depend on whether there is a second.
     (alone,) = _take(1, sources, views={"image": "main"}, **options)
     np.testing.assert_array_equal(alone["image"], batch["main"])
@@ -270,6 +277,17 @@ def test_votes_come_along_if_asked_for(films, photos):
             voted = row >= 9 and (row - 9) % 2 == 1
             assert votes.tolist() == (list(VOTES) if voted else [0.0] * 7)
     assert "votes" not in _take(1, sources)[0]
+
+
+def test_fields_read_alone_are_those_of_the_whole_record(films, photos):
+    """Against tensorflow-datasets' own reading."""
+    for found in (films, photos):
+        for row in range(len(found)):
+            whole = found.records[row]
+            assert found.records.image(row) == bytes(whole["image"])
+            votes = found.records.votes(row)
+            assert votes.dtype == whole["votes"].dtype == np.float32
+            np.testing.assert_array_equal(votes, whole["votes"])
 
 
 def test_batches_follow_the_plan(films):

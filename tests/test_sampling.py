@@ -199,6 +199,9 @@ def test_all_at_once():
     order = plan.order(5)
     pairs = collections.Counter(zip(source[order].tolist(), label[order].tolist(), strict=True))
     assert len(pairs) == 24
+    # Mixed, not one class after the other: neighbours agree by chance only.
+    assert (label[order][1:] == label[order][:-1]).mean() == pytest.approx(1 / 8, abs=0.05)
+    assert (source[order][1:] == source[order][:-1]).mean() == pytest.approx(0.46, abs=0.07)
     for name, share in (("synthetic", 0.3), ("affwild2", 0.6), ("expw", 0.1)):
         own = {pairs[name, c] for c in range(8)}
         assert len(own) == 1

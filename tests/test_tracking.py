@@ -51,6 +51,19 @@ def test_gap_up_to_a_second(gap, same):
     assert after.tolist() == [0 if same else 1]
 
 
+def test_gap_of_a_second_is_not_a_matter_of_rounding():
+    for k in range(60):
+        tracker = Tracker()
+        tracker.update(k / 30, boxes((200, 200)))
+        assert tracker.update((k + 30) / 30, boxes((200, 200))).tolist() == [0]
+
+
+def test_another_face_further_off_is_another_one():
+    tracker = Tracker()
+    tracker.update(0.0, boxes((200, 200)))
+    assert tracker.update(0.04, boxes((285, 200))).tolist() == [1]  # overlap 15 / 185
+
+
 def test_numbers_are_never_given_twice():
     tracker = Tracker(max_gap_s=0.1)
     seen = [int(tracker.update(float(k), boxes((200, 200)))[0]) for k in range(50)]
@@ -64,6 +77,21 @@ def test_face_that_moves_on_behind_something():
         tracker.update(k / 25, boxes((100 + 10 * k, 200)))
     assert tracker.update(32 / 25, boxes((100 + 320, 200))).tolist() == [0]
     assert tracker.update(33 / 25, boxes((100 + 120, 200), (430, 200))).tolist() == [1, 0]
+
+
+def test_face_that_stops_behind_something():
+    tracker = Tracker()
+    for k in range(12):
+        tracker.update(k / 25, boxes((100 + 10 * k, 200)))
+    assert tracker.update(32 / 25, boxes((225, 200))).tolist() == [0]
+
+
+def test_velocity_is_that_of_the_last_moments():
+    """There and back again, then hidden for 15 frames."""
+    tracker = Tracker()
+    for k in range(60):
+        tracker.update(k / 25, boxes((100 + 10 * min(k, 60 - k), 200)))
+    assert tracker.update(75 / 25, boxes((100 - 150, 200))).tolist() == [0]
 
 
 @settings(deadline=None, max_examples=60)
@@ -158,7 +186,7 @@ def test_nobody_is_chosen_of_nothing():
 
 def test_main_person_is_large_and_lasting():
     rows = [(k, 4, box(300, 200)) for k in range(1, 61)]
-    rows += [(k, 7, box(100, 200, 30)) for k in range(1, 101)]  # small, in each frame
+    rows += [(k, 7, box(100, 200, 30)) for k in range(50, 131)]  # small, and mostly alone
     rows += [(k, 9, box(500, 200, 150)) for k in range(20, 30)]  # large, for a moment
     assert person(rows) == [(k, 4) for k in range(1, 61)]
 
@@ -200,6 +228,16 @@ def test_new_numbers_go_to_the_nearer_side():
     rows += [(k, 9, box(590, 200)) for k in range(75, 80)]
     assert person(rows, "left")[-10:] == [(k, 8) for k in range(60, 70)]
     assert person(rows, "right")[-5:] == [(k, 9) for k in range(75, 80)]
+
+
+def test_side_is_that_of_the_person_not_of_the_frame():
+    """The camera pans: for a while both are far to the right, under other numbers."""
+    rows = [(k, 0, box(100, 200)) for k in range(1, 61)]
+    rows += [(k, 1, box(220, 200)) for k in range(1, 61)]
+    rows += [(k, 2, box(480, 200)) for k in range(61, 81)]
+    rows += [(k, 3, box(600, 200)) for k in range(61, 81)]
+    assert person(rows, "left") == [(k, 0 if k < 61 else 2) for k in range(1, 81)]
+    assert person(rows, "right") == [(k, 1 if k < 61 else 3) for k in range(1, 81)]
 
 
 def test_bystander_is_no_side():

@@ -80,6 +80,7 @@ def test_each_iteration_begins_at_the_first_frame(tmp_path):
             break
     assert reader.count == 5
     assert [frame.number for frame in reader] == list(range(1, 13))
+    assert reader.count == 12
 
 
 @pytest.mark.parametrize("fps", [12.5, 23.976, 60.0])

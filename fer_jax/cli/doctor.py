@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,6 +20,8 @@ and says what is wrong:
 --out DIR writes doctor.json (everything) and doctor.html (to look at, one file).
 """
 
+_MOST_WORKERS = 8  # more wait for each other: only decoding runs beside Python
+
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
@@ -32,7 +35,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--json", action="store_true", help="print JSON instead of the report")
     add("--names-only", action="store_true", help="count by names; no picture is opened (fast)")
     add("--crops", choices=("cropped_aligned", "cropped"), help="which pictures (the aligned)")
-    add("--workers", type=int, default=2, metavar="N", help="threads that decode (%(default)s)")
+    workers = min(os.cpu_count() or 1, _MOST_WORKERS)
+    add("--workers", type=int, default=workers, metavar="N", help="threads (%(default)s)")
     return parser
 
 

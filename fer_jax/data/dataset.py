@@ -4,12 +4,12 @@ import functools
 import json
 import os
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 from array_record.python.array_record_data_source import ArrayRecordDataSource
+from etils import epath
 from google.protobuf.message import DecodeError
 from jaxtyping import Float32
 from tensorflow_datasets.proto import tf_example_pb2
@@ -23,7 +23,7 @@ from fer_jax.labels import LABEL_SPACES, LabelSpace
 class RecordReader:
     """Reads records by number; opened on first use, so that it travels cheaply to a worker."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: epath.Path):
         self._path = path
 
     def __reduce__(self):
@@ -93,7 +93,7 @@ class FaceData:
         records: the faces themselves, by row number.
     """
 
-    def __init__(self, path: Path, label_space: LabelSpace, index: dict[str, np.ndarray]):
+    def __init__(self, path: epath.Path, label_space: LabelSpace, index: dict[str, np.ndarray]):
         self.path = path
         self.label_space = label_space
         self.index = index
@@ -104,7 +104,7 @@ class FaceData:
         """Opens what `fer-jax prepare` wrote.
 
         Args:
-            path: the folder.
+            path: the folder; `gs://...` where `gcsfs` is installed, see docs/data.md.
 
         Returns:
             The data set; no face is read yet.
@@ -112,9 +112,13 @@ class FaceData:
         Raises:
             FerJaxError: there is no such folder, or it is not a data set, or not a whole one.
         """
-        path = Path(path)
+        path = epath.Path(path)
         remedy = "make one with `fer-jax prepare images`"
-        if not path.is_dir():
+        try:
+            there = path.is_dir()
+        except ImportError as error:  # of the package that reads a bucket
+            raise FerJaxError(f"{path}: {error}; or mount the bucket as a folder") from None
+        if not there:
             raise FerJaxError(f"{path}: no such data set; {remedy}")
         try:
             description = json.loads((path / MARKER).read_text(encoding="utf-8"))
@@ -132,7 +136,7 @@ class FaceData:
                 f"{name}; {remedy} again"
             )
         try:
-            with np.load(path / "index.npz", allow_pickle=False) as columns:
+            with (path / "index.npz").open("rb") as file, np.load(file) as columns:
                 index = {column: columns[column] for column in columns.files}
             data = cls(path, LabelSpace(name, classes), index)
             stored = len(data.records)

@@ -171,8 +171,8 @@ class _Doctor:
         for copy in copies(self.hashed):
             names = [split_of.get(video) or "no split" for video in copy.videos]
             message = (
-                f"{copy.counts[0]:,} pictures of the first ({names[0]}) and {copy.counts[1]:,} of "
-                f"the second ({names[1]}) are the same"
+                f"in both: {copy.counts[0]:,} of the first ({names[0]}), "
+                f"{copy.counts[1]:,} of the second ({names[1]})"
             )
             self._find(
                 "duplicates", " | ".join(copy.videos), message, "", sum(copy.counts), copy.examples
@@ -199,11 +199,11 @@ class _Doctor:
             root if path == root else path.parent for path in self.layout.strays
         )
         for parent, number in parents.items():
-            message = f"{number} of its folders hold pictures, but it is not named as crops are"
+            message = f"holds pictures in {number} places, but is not named as crops are"
             self._find("strays", self._name(parent), message, count=number)
         if not self.folders:
             message = "there is no folder cropped_aligned/<video>/ or cropped/<video>/"
-            self._find("no_crops", ".", message)
+            self._find("no_crops", "crops", message)
         for split, paths in self.layout.annotations.items():
             if not paths:
                 self._find("no_annotations", split, f"no annotation of {split} is there", split)
@@ -329,7 +329,7 @@ class _Doctor:
         others = sorted(set(self.folders) - set(self.splits))
         if others:
             message = f"{len(others):,} that no annotation or test list names: {some(others)}"
-            self._find("without_annotation", ".", message, "", len(others), others)
+            self._find("without_annotation", "crops", message, "", len(others), others)
 
     def _look_at_sources(self) -> None:
         sources: dict[str, dict[str, list[str]]] = {}
@@ -351,7 +351,7 @@ class _Doctor:
         absent = [video for video in absent if video not in files]
         if files and absent:
             message = f"{len(absent):,} of {len(annotated):,}: {some(absent)}"
-            self._find("no_video_file", ".", message, "", len(absent), absent)
+            self._find("no_video_file", "videos", message, "", len(absent), absent)
 
     def _look_at_test_files(self) -> None:
         pictured = {check.video for check in self.checks if check.images}

@@ -113,7 +113,8 @@ def report_text(examination: Examination) -> str:
     for severity in SEVERITIES:
         lines += _findings(examination.findings, severity)
     lines += ["", verdict(examination)]
-    return "\n".join(lines) + "\n"
+    # A name that is no text, as file systems allow, is shown with question marks.
+    return ("\n".join(lines) + "\n").encode(errors="replace").decode()
 
 
 def write_json(path: Path, examination: Examination) -> None:

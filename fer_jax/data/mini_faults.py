@@ -14,6 +14,7 @@ import numpy as np
 
 from fer_jax.data.face_drawing.camera import add_grain, background
 from fer_jax.data.face_drawing.parameters import Scene
+from fer_jax.data.duplicates import picture_hash
 from fer_jax.data.images import decode_image, encode_image
 from fer_jax.data.mini_plan import Person, Video
 from fer_jax.data.mini_planted import Mark
@@ -232,10 +233,27 @@ def _duplicate_image(garden: _Garden) -> list[Mark]:
         if not targets:
             continue
         target = targets[garden.rng.integers(len(targets))]
-        frame, copy = garden.take(source), garden.take(target)
+        frame, copy = _most_distinct(source), garden.take(target)
         shutil.copyfile(source.crops / f"{frame:05d}.jpg", target.crops / f"{copy:05d}.jpg")
         marks.append(Mark(target.name, copy, 1, "the same bytes in two videos", source.name, frame))
     return marks
+
+
+def _most_distinct(reel: Reel) -> int:
+    """Takes the free frame that is least like the other frames of its video.
+
+    A frame and its neighbour may differ so little that both are rightly called copies of the
+    planted one; then nobody could say which of them was found.
+    """
+    paths = [reel.crops / f"{number:05d}.jpg" for number in reel.numbers]
+    readable = {int(path.stem): path.read_bytes() for path in paths if int(path.stem) in reel.free}
+    hashes = np.stack([picture_hash(decode_image(encoded)) for encoded in readable.values()])
+    bits = np.unpackbits(hashes, axis=1).astype(np.int32)
+    apart = (bits[:, None] != bits[None, :]).sum(-1)
+    np.fill_diagonal(apart, bits.shape[1])
+    number = list(readable)[int(apart.min(1).argmax())]
+    reel.free.remove(number)
+    return number
 
 
 def _corrupt_image(garden: _Garden) -> list[Mark]:
