@@ -33,7 +33,9 @@ class Cleaning:
     """The thresholds; each rule can be turned off by its own.
 
     Attributes:
-        min_score: the detector's confidence that the picture shows a face, 0 to 1; 0 is off.
+        min_score: the detector's confidence that the picture shows a face, 0 to 1; 0 is off. 0.4
+            loses at most 0.4 % of the pictures of ExpW, FER+ and AffectNet, and finds 97 % of
+            backgrounds.
         min_size: pixels of the face's shorter side where it was found; 0 is off.
         min_sharpness: variance of the Laplacian at 112 x 112; 0 is off. 40 loses 0.3 % of the
             pictures of AffectNet and of ExpW, and finds 99 % of them once they are shrunk to 28
@@ -46,7 +48,7 @@ class Cleaning:
         FerJaxError: a threshold is out of its range.
     """
 
-    min_score: float = 0.5
+    min_score: float = 0.4
     min_size: int = 32
     min_sharpness: float = 40.0
     duplicate_distance: int = DEFAULT_DISTANCE

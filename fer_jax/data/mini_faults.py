@@ -12,9 +12,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
+from fer_jax.data.duplicates import picture_hash
 from fer_jax.data.face_drawing.camera import add_grain, background
 from fer_jax.data.face_drawing.parameters import Scene
-from fer_jax.data.duplicates import picture_hash
 from fer_jax.data.images import decode_image, encode_image
 from fer_jax.data.mini_plan import Person, Video
 from fer_jax.data.mini_planted import Mark
@@ -246,12 +246,12 @@ def _most_distinct(reel: Reel) -> int:
     planted one; then nobody could say which of them was found.
     """
     paths = [reel.crops / f"{number:05d}.jpg" for number in reel.numbers]
-    readable = {int(path.stem): path.read_bytes() for path in paths if int(path.stem) in reel.free}
-    hashes = np.stack([picture_hash(decode_image(encoded)) for encoded in readable.values()])
-    bits = np.unpackbits(hashes, axis=1).astype(np.int32)
+    hashes = np.stack([picture_hash(decode_image(path.read_bytes())) for path in paths])
+    bits = np.unpackbits(hashes, axis=1)
     apart = (bits[:, None] != bits[None, :]).sum(-1)
     np.fill_diagonal(apart, bits.shape[1])
-    number = list(readable)[int(apart.min(1).argmax())]
+    nearest = dict(zip(reel.numbers, apart.min(1).tolist(), strict=True))
+    number = max(reel.free, key=lambda free: nearest[free])
     reel.free.remove(number)
     return number
 
