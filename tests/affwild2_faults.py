@@ -80,6 +80,16 @@ def small_picture(root):
     assert cv2.imwrite(str(root / "cropped_aligned" / "3" / "00005.jpg"), image)
 
 
+def blurred_picture(root):
+    image = cv2.GaussianBlur(picture(77, 1), (0, 0), 3)
+    assert cv2.imwrite(str(root / "cropped_aligned" / "3" / "00005.jpg"), image)
+
+
+def tiny_picture(root):
+    image = picture(77, 1, side=31)
+    assert cv2.imwrite(str(root / "cropped_aligned" / "3" / "00005.jpg"), image)
+
+
 def count_from_zero(root):
     path = root / "cropped_aligned" / "3"
     for number in range(8):
@@ -164,6 +174,8 @@ PLANTED = {
         {("labels_without_picture", "validation")},
     ),
     "size": (small_picture, {("size", "3")}),
+    "low_resolution": (tiny_picture, {("low_resolution", "3"), ("size", "3")}),
+    "blurred": (blurred_picture, {("blurred", "3")}),
     "no crops": (
         remove("cropped_aligned", "cropped_aligned_new_50_vids"),
         {("no_crops", "crops")},

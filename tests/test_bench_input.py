@@ -54,7 +54,7 @@ def test_a_small_data_set_for_programs(data, tmp_path, capsys):
     ]
     for case in found["cases"]:
         for spread in (case["per_second"], case["per_core_second"]):
-            assert 0 < spread["least"] <= spread["median"] <= spread["most"]
+            assert 0 < spread["low"] <= spread["median"] <= spread["high"]
     (ratio,) = found["ratios"]
     assert ratio["holds"] == (ratio["per_core_second"]["median"] >= 2)
     assert found["memory"] is None
@@ -85,16 +85,19 @@ def test_ratios_are_of_runs_side_by_side():
         ("torch + Pillow", 0): [(100.0, 300.0), (100.0, 400.0), (40.0, 450.0)],
     }
     found = bench._ratio(measured, 0)
-    assert found["per_second"] == {"median": 3.0, "least": 1.0, "most": 5.0}
-    assert found["per_core_second"] == {"median": 800 / 450, "least": 1.75, "most": 3.0}
+    # 3, 1, 5 and 3, 1.75, 1.78: of three, the quartiles lie half way to the ends.
+    assert found["per_second"] == {"median": 3.0, "low": 2.0, "high": 4.0}
+    middle = 800 / 450
+    expected = {"median": middle, "low": (1.75 + middle) / 2, "high": (3 + middle) / 2}
+    assert found["per_core_second"] == pytest.approx(expected)
     assert not found["holds"]
     untold = {case: [(wall, None) for wall, _ in runs] for case, runs in measured.items()}
     assert bench._ratio(untold, 0)["per_core_second"] is None
     assert bench._ratio(untold, 0)["holds"]
     line = bench._ratio_line(found)
     assert line == (
-        "0 workers: 1.78 times the peer by processor time (1.75 to 3.00), 3.00 times the peer by "
-        "wall time (1.00 to 5.00); at least 2: MISSED"
+        "0 workers: 1.78 times the peer by processor time (1.76 to 2.39), 3.00 times the peer by "
+        "wall time (2.00 to 4.00); at least 2: MISSED"
     )
 
 

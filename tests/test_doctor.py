@@ -51,7 +51,8 @@ def test_what_is_planted_is_found_and_nothing_else(tree, name):
 
 def test_every_kind_is_planted_once():
     found = {kind for _, expected in PLANTED.values() for kind, _ in expected}
-    assert found == set(KINDS)
+    # Nothing in these trees is a face: tests/test_affwild2_end_to_end.py plants what is none.
+    assert found == set(KINDS) - {"non_face"}
     assert {kind.severity for kind in KINDS.values()} == set(SEVERITIES)
 
 
@@ -160,7 +161,7 @@ def test_counts_equal_an_independent_recount(tmp_path):
 )
 def test_a_strip_loses_no_frame(labels, numbers, data):
     bad = data.draw(st.sets(st.sampled_from(sorted(numbers)), max_size=5)) if numbers else set()
-    pictures = Pictures(np.zeros((0, 32), np.uint8), dict.fromkeys(bad, "is empty"), 0, {})
+    pictures = Pictures(np.zeros((0, 32), np.uint8), dict.fromkeys(bad, "is empty"), 0, {}, {})
     array = np.array(labels, np.int8)
     check = check_video("v", "train", array, np.array(sorted(numbers), np.int32), pictures)
     length = max(len(labels), max(numbers, default=0))

@@ -161,7 +161,9 @@ def _step(found: Round, name: str, run: Callable):
 def read_annotation_again(path: Path) -> list[int] | None:
     """A second reader: the labels of a file without any fault, else None."""
     try:
-        lines = [line.strip() for line in path.read_bytes().decode().splitlines()]
+        content = path.read_bytes()
+        encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
+        lines = [line.strip() for line in content.decode(encoding).splitlines()]
         while lines and not lines[-1]:
             lines.pop()
         labels = [int(line) for line in lines[1:]]
@@ -255,14 +257,17 @@ def count_frames(path: Path) -> int:
 def _check_videos(found: Round, clean: Path, tree: Path, films: Path) -> None:
     named = _listed(films)
     with np.load(films / "annotations.npz") as kept:
-        annotated = {source_video(str(video))[0] for video in kept["video"]}
+        people = {str(video): source_video(str(video))[0] for video in kept["video"]}
     for path, damage in found.damaged.items():
         if damage[0] != "video":
             continue
-        if path.stem not in annotated:
+        if path.stem not in people.values():
             found.outcomes[(*damage, "not wanted")] += 1
             continue
-        is_named = path.name in named
+        # A video that is no file is named as what its people lack.
+        is_named = path.name in named or any(
+            stem == path.stem and video in named for video, stem in people.items()
+        )
         whole = path.is_file() and count_frames(path) == count_frames(
             clean / path.relative_to(tree)
         )

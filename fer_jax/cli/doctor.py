@@ -34,6 +34,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--out", metavar="DIR", help="folder for doctor.json and doctor.html")
     add("--json", action="store_true", help="print JSON instead of the report")
     add("--names-only", action="store_true", help="count by names; no picture is opened (fast)")
+    add("--faces", action="store_true", help="find what is no face, too (3 ms a picture)")
     add("--crops", choices=("cropped_aligned", "cropped"), help="which pictures (the aligned)")
     workers = min(os.cpu_count() or 1, _MOST_WORKERS)
     add("--workers", type=int, default=workers, metavar="N", help="threads (%(default)s)")
@@ -52,6 +53,8 @@ def main(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv)
     if arguments.workers < 1:
         raise UsageError(f"--workers {arguments.workers} decodes nothing; give 1 or more")
+    if arguments.faces and arguments.names_only:
+        raise UsageError("--faces needs the pictures, --names-only does not open them; drop one")
 
     from fer_jax.data.doctor import examine
     from fer_jax.data.doctor_page import write_page
@@ -61,6 +64,7 @@ def main(argv: Sequence[str]) -> int:
         arguments.root,
         crops=arguments.crops,
         open_pictures=not arguments.names_only,
+        find_faces=arguments.faces,
         workers=arguments.workers,
         progress=True,
     )

@@ -184,8 +184,12 @@ def read_people(
     faults: list[Fault] = []
     for split, videos in layout.annotations.items():
         for video, path in videos.items():
-            annotation = read_annotation(path)
             name = path.relative_to(layout.root).as_posix()
+            try:
+                annotation = read_annotation(path)
+            except FerJaxError as error:
+                faults.append(Fault(name, str(error).removeprefix(f"{path}: ")))
+                continue
             faults += [Fault(name, fault) for fault in annotation.faults]
             if video in people:
                 raise FerJaxError(

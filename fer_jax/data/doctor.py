@@ -80,6 +80,7 @@ def examine(
     *,
     crops: str | None = None,
     open_pictures: bool = True,
+    find_faces: bool = False,
     workers: int = 1,
     progress: bool = False,
 ) -> Examination:
@@ -88,7 +89,8 @@ def examine(
     Args:
         root: the folder that Aff-Wild2 was unpacked into.
         crops: `cropped_aligned` or `cropped`; none means the first of them that is there.
-        open_pictures: decode every picture, to find broken ones and copies.
+        open_pictures: decode every picture, to find broken and blurred ones and copies.
+        find_faces: let the face detector look at each, to find what is no face.
         workers: threads that do so.
         progress: show a bar on a terminal.
 
@@ -102,7 +104,7 @@ def examine(
     layout = find_layout(root)
     kind = _kind_of_crops(layout, crops)
     doctor = _Doctor(layout, kind, open_pictures)
-    with PictureReader(workers) as reader:
+    with PictureReader(workers, find_faces=find_faces) as reader:
         names = tqdm(
             doctor.names(), "videos", unit="video", disable=not (progress and sys.stderr.isatty())
         )
@@ -259,10 +261,11 @@ class _Doctor:
         if images and frames.numbers[0] == 0:
             message = "has a picture 00000.jpg: its pictures seem to be counted from 0"
             self._find("from_zero", video, message, split)
-        if bad := pictures.corrupted:
-            names = [f"{frames.path(number).name} {reason}" for number, reason in bad.items()]
-            message = f"{len(bad):,} of {images:,} pictures cannot be opened: {some(names, 5)}"
-            self._find("corrupted", video, message, split, len(bad), names)
+        for kind, bad in {"corrupted": pictures.corrupted, **pictures.poor}.items():
+            if bad:
+                names = [f"{frames.path(number).name} {reason}" for number, reason in bad.items()]
+                message = f"{len(bad):,} of {images:,} pictures: {some(names, 5)}"
+                self._find(kind, video, message, split, len(bad), names)
         if pictures.flat:
             message = f"{pictures.flat:,} of {images:,} pictures are of one colour"
             self._find("flat", video, message, split, pictures.flat)

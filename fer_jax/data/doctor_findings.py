@@ -62,6 +62,21 @@ KINDS = {
     "corrupted": Kind(
         "warning", "Pictures that cannot be opened", "nothing: they are left out and named"
     ),
+    "non_face": Kind(
+        "warning",
+        "Pictures that show no face",
+        "nothing: cleaning leaves those of the training part out",
+    ),
+    "low_resolution": Kind(
+        "warning",
+        "Pictures that are too small",
+        "nothing: cleaning leaves those of the training part out",
+    ),
+    "blurred": Kind(
+        "warning",
+        "Blurred or enlarged pictures",
+        "nothing: cleaning leaves those of the training part out",
+    ),
     "duplicates": Kind(
         "warning",
         "The same pictures in two videos",

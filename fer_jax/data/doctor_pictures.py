@@ -3,6 +3,7 @@
 import collections
 import concurrent.futures
 import dataclasses
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import numpy as np
 from jaxtyping import Int32, UInt8
 
 from fer_jax.data.affwild2 import Frames, frame_name
+from fer_jax.data.cleaning import Cleaning
 from fer_jax.data.duplicates import is_flat, picture_hash, twins
 from fer_jax.data.examples import read_picture
-from fer_jax.data.images import ImageError, decode_image
+from fer_jax.data.images import ImageError, decode_image, sharpness
+from fer_jax.faces.detector import Detector
 
 _CHUNK = 64
 _EXAMPLES = 20
@@ -27,28 +30,34 @@ class Pictures:
         corrupted: for each picture that cannot be opened its number and why.
         flat: how many are of one colour.
         sizes: how many there are of each (width, height).
+        poor: for each reason of cleaning the pictures that it would leave out, and what was
+            measured of them.
     """
 
     hashes: UInt8[np.ndarray, "n 32"]
     corrupted: Mapping[int, str]
     flat: int
     sizes: Mapping[tuple[int, int], int]
+    poor: Mapping[str, Mapping[int, str]]
 
     @classmethod
     def none(cls) -> "Pictures":
         """Where no picture was opened."""
-        return cls(np.zeros((0, 32), np.uint8), {}, 0, {})
+        return cls(np.zeros((0, 32), np.uint8), {}, 0, {}, {})
 
 
 class PictureReader:
     """Opens pictures on several threads."""
 
-    def __init__(self, workers: int):
+    def __init__(self, workers: int, *, find_faces: bool = False):
         """Starts the threads.
 
         Args:
             workers: how many; decoding lets the others run.
+            find_faces: whether the face detector looks at each picture.
         """
+        look = _Look(Detector() if find_faces else None)
+        self._look_at_all = functools.partial(_look_at_all, look=look)
         self._pool = concurrent.futures.ThreadPoolExecutor(workers)
 
     def __enter__(self) -> "PictureReader":
@@ -69,18 +78,21 @@ class PictureReader:
         numbers = frames.numbers.tolist()
         paths = [frames.path(number) for number in numbers]
         chunks = [paths[i : i + _CHUNK] for i in range(0, len(paths), _CHUNK)]
-        seen = [one for chunk in self._pool.map(_look_at_all, chunks) for one in chunk]
+        seen = [one for chunk in self._pool.map(self._look_at_all, chunks) for one in chunk]
         hashes = np.zeros((len(seen), 32), np.uint8)
         corrupted = {}
         sizes: collections.Counter[tuple[int, int]] = collections.Counter()
+        poor: dict[str, dict[int, str]] = collections.defaultdict(dict)
         for i, (number, one) in enumerate(zip(numbers, seen, strict=True)):
             if isinstance(one, str):
                 corrupted[number] = one
             else:
-                hashes[i], size = one
-                sizes[size] += 1
+                hashes[i] = one.hash
+                sizes[one.size] += 1
+                if one.poor:
+                    poor[one.poor][number] = one.measured
         flat = int(is_flat(hashes).sum()) - len(corrupted)
-        return Pictures(hashes, corrupted, flat, dict(sizes))
+        return Pictures(hashes, corrupted, flat, dict(sizes), dict(poor))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -134,14 +146,43 @@ def copies(
     return sorted(found, key=lambda copy: (-sum(copy.counts), copy.videos))
 
 
-def _look_at_all(paths: Sequence[Path]) -> list[str | tuple[np.ndarray, tuple[int, int]]]:
-    return [_look_at(path) for path in paths]
+@dataclasses.dataclass(frozen=True)
+class _Seen:
+    hash: np.ndarray
+    size: tuple[int, int]
+    poor: str
+    measured: str
 
 
-def _look_at(path: Path) -> str | tuple[np.ndarray, tuple[int, int]]:
-    """A picture's hash and size, or why it cannot be opened."""
-    try:
-        image = decode_image(read_picture(path))
-    except ImageError as error:
-        return str(error)
-    return picture_hash(image), (image.shape[1], image.shape[0])
+@dataclasses.dataclass(frozen=True)
+class _Look:
+    """Judges pictures one by one, by the thresholds that cleaning has unless told otherwise."""
+
+    detector: Detector | None
+
+    def at(self, path: Path) -> _Seen | str:
+        """What is in a picture, or why it cannot be opened."""
+        try:
+            image = decode_image(read_picture(path))
+        except ImageError as error:
+            return str(error)
+        hashed = picture_hash(image)
+        # A picture of one colour is told as such, not as a blurred one as well.
+        poor = self._poor(image) if hashed.any() else ("", "")
+        return _Seen(hashed, (image.shape[1], image.shape[0]), *poor)
+
+    def _poor(self, image: np.ndarray) -> tuple[str, str]:
+        rules = Cleaning()
+        if self.detector is not None:
+            score = self.detector.best_score(image)
+            if score < rules.min_score:
+                return "non_face", f"score {score:.2g}"
+        height, width = image.shape[:2]
+        if min(height, width) < rules.min_size:
+            return "low_resolution", f"{width}x{height}"
+        sharp = sharpness(image)
+        return ("blurred", f"sharpness {sharp:.3g}") if sharp < rules.min_sharpness else ("", "")
+
+
+def _look_at_all(paths: Sequence[Path], *, look: _Look) -> list[_Seen | str]:
+    return [look.at(path) for path in paths]

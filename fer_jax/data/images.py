@@ -16,6 +16,7 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
+_MOST_PIXELS = 1 << 27  # OpenCV would take 3 GB for what a few bytes of a header promise
 
 
 class ImageError(FerJaxError):
@@ -41,6 +42,7 @@ def decode_image(encoded: bytes) -> UInt8[np.ndarray, "height width 3"]:
     if not encoded:
         raise ImageError("is empty")
     _check_whole(encoded)
+    _check_size(encoded)
     buffer = np.frombuffer(encoded, np.uint8)
     try:
         if _has_alpha(encoded):
@@ -151,6 +153,34 @@ def _check_chunks(png: bytes) -> None:
         if kind[:1].isupper() and zlib.crc32(png[position + 4 : end]) != int.from_bytes(checksum):
             raise ImageError(f"is damaged (checksum of its chunk {kind.decode('latin-1')})")
         position = end + 4
+
+
+def _check_size(encoded: bytes) -> None:
+    """Refuses a JPEG or PNG that announces more pixels than any photo has."""
+    if encoded.startswith(_PNG):
+        width, height = struct.unpack(">II", encoded[16:24])
+    elif encoded.startswith(_JPEG):
+        height, width = _jpeg_size(encoded)
+    else:
+        return
+    if height * width > _MOST_PIXELS:
+        raise ImageError(f"announces {width}x{height} pixels, which no photo has")
+
+
+def _jpeg_size(jpeg: bytes) -> tuple[int, int]:
+    """(height, width) as the frame's header says, zeros if none is found."""
+    position = 2
+    while position + 9 <= len(jpeg):
+        marker, kind, length = struct.unpack(">BBH", jpeg[position : position + 4])
+        if marker != 0xFF:
+            break
+        if kind == 0xFF:  # a fill byte
+            position += 1
+        elif 0xC0 <= kind <= 0xCF and kind not in (0xC4, 0xC8, 0xCC):
+            return struct.unpack(">HH", jpeg[position + 5 : position + 9])
+        else:
+            position += 2 + length
+    return 0, 0
 
 
 def _has_alpha(encoded: bytes) -> bool:

@@ -43,6 +43,17 @@ def missing_bytes(path: Path) -> int:
     return max(0, end - size)
 
 
+def is_avi(path: Path) -> bool:
+    """Whether a file begins as AVI files do.
+
+    Raises:
+        OSError: the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        start = file.read(12)
+    return start[:4] == b"RIFF" and start[8:] == b"AVI "
+
+
 def _mp4_end(file: BinaryIO, size: int) -> int:
     """Where the last box ends: (size, name) one after the other, 1 for a 64-bit size after."""
     position = 0

@@ -15,7 +15,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fer_jax.errors import FerJaxError
-from fer_jax.faces.containers import missing_bytes
+from fer_jax.faces.containers import is_avi, missing_bytes
 
 # What is wrong with a file is said by VideoError and `VideoReader.fault`; FFmpeg would print a line
 # for each damaged frame. It reads this once, when the first video is opened.
@@ -169,8 +169,8 @@ class VideoReader:
         if missing:
             return f"is truncated by {missing} bytes; {self.count} frames could be decoded"
         # Edit lists, and lengths that are estimated, make sound files announce a few frames more
-        # than they show; gaps alone are usual where the rate varies.
-        few = self.count < self.announced * _FEW
+        # than they show, but AVI has neither; gaps alone are usual where the rate varies.
+        few = self.count < self.announced * (1 if is_avi(self.path) else _FEW)
         if leaps or few or (gaps and self.count < self.announced):
             return f"seems damaged; {self.count} of {self.announced} frames could be decoded"
         return ""
