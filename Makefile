@@ -3,7 +3,7 @@ VENV ?= .venv
 DEMO ?= demo
 PYTEST = $(VENV)/bin/python -m pytest -n auto --dist loadfile
 
-.PHONY: demo test test-slow campaign-convert lint format clean
+.PHONY: demo test test-slow campaign-convert campaign-inputs lint format clean
 
 # Everything on drawn faces: ends with $(DEMO)/report.html.
 demo: $(VENV)/installed
@@ -20,6 +20,10 @@ test-slow: $(VENV)/installed
 # 10,000 mutated checkpoints: each is refused clearly or read rightly (docs/reliability.md).
 campaign-convert: $(VENV)/installed
 	$(VENV)/bin/python tools/checkpoint_campaign.py --count 10000 --seed 0 --workers 2
+
+# 5,000 damaged pictures, annotations and videos: no run stops, each is accounted for.
+campaign-inputs: $(VENV)/installed
+	$(VENV)/bin/python tools/input_campaign.py --count 5000 --seed 0 --workers 2
 
 lint: $(VENV)/installed
 	$(VENV)/bin/ruff check .

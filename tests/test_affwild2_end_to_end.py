@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from mini_trees import make
 
 from fer_jax.cli.main import main
 from fer_jax.data.augment import Augmentation
 from fer_jax.data.dataset import FaceData, select
-from fer_jax.data.mini_affwild2 import FAULTS, Planted, write_mini_affwild2
+from fer_jax.data.mini_affwild2 import FAULTS, Planted, read_planted
 from fer_jax.data.pipeline import train_batches
 from fer_jax.data.sampling import Sampling
 
@@ -48,7 +49,8 @@ PICTURES = ("corrupt_image", "non_face", "blurred", "low_resolution")
 
 
 def _make(folder: Path, faults: str) -> tuple[Path, Planted]:
-    return folder, write_mini_affwild2(folder, videos=40, seed=0, faults=faults)
+    make(folder, "--videos", "40", "--faults", faults)
+    return folder, read_planted(folder)
 
 
 @pytest.fixture(scope="module")

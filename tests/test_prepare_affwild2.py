@@ -12,12 +12,13 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from mini_trees import make
 
 from fer_jax.cli.main import main
 from fer_jax.data.augment import Augmentation
 from fer_jax.data.dataset import FaceData, select
 from fer_jax.data.images import decode_image
-from fer_jax.data.mini_affwild2 import read_planted, write_mini_affwild2
+from fer_jax.data.mini_affwild2 import read_planted
 from fer_jax.data.pipeline import train_batches
 
 CLEANED = {
@@ -33,7 +34,7 @@ CLEANED = {
 def mini(tmp_path_factory) -> Path:
     """Eight people with all that a preparation copes with."""
     folder = tmp_path_factory.mktemp("mini") / "affwild2"
-    write_mini_affwild2(folder, videos=8, frames=(40, 60), seed=1, faults="soft")
+    make(folder, "--videos", "8", "--frames", "40", "60", "--seed", "1", "--faults", "soft")
     return folder
 
 
@@ -296,7 +297,7 @@ def test_a_run_from_videos_that_is_killed_goes_on(mini, from_videos, tmp_path):
 
 @pytest.fixture
 def hard(tmp_path) -> Path:
-    write_mini_affwild2(tmp_path / "hard", videos=8, frames=(24, 30), seed=2, faults="all")
+    make(tmp_path / "hard", "--videos", "8", "--frames", "24", "30", "--seed", "2")
     return tmp_path / "hard"
 
 

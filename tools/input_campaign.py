@@ -20,17 +20,19 @@ videos. The doctor examines it, then it is prepared from the crops and from the 
 import argparse
 import collections
 import concurrent.futures
+import contextlib
 import csv
 import dataclasses
 import functools
 import multiprocessing
 import os
+import re
 import resource
 import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import cv2
@@ -43,7 +45,7 @@ from fer_jax.data.affwild2_videos import video_units
 from fer_jax.data.builder import build_units
 from fer_jax.data.dataset import FaceData
 from fer_jax.data.doctor import examine
-from fer_jax.data.images import decode_image
+from fer_jax.data.images import ImageError, decode_image
 from fer_jax.data.mini_affwild2 import write_mini_affwild2
 from fer_jax.data.staging import Look
 from fer_jax.errors import FerJaxError
@@ -163,7 +165,7 @@ def read_annotation_again(path: Path) -> list[int] | None:
     try:
         content = path.read_bytes()
         encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8"
-        lines = [line.strip() for line in content.decode(encoding).splitlines()]
+        lines = [line.strip() for line in re.split("\r\n|\r|\n", content.decode(encoding))]
         while lines and not lines[-1]:
             lines.pop()
         labels = [int(line) for line in lines[1:]]
@@ -172,6 +174,13 @@ def read_annotation_again(path: Path) -> list[int] | None:
     except (OSError, ValueError, IndexError):
         return None
     return labels if plain and header == _HEADER and all(-1 <= n <= 7 for n in labels) else None
+
+
+def _decodes(encoded: bytes) -> bool:
+    try:
+        return decode_image(encoded).size > 0
+    except ImageError:
+        return False
 
 
 def _listed(folder: Path) -> dict[str, str]:
@@ -202,7 +211,7 @@ def _check_pictures(found: Round, tree: Path, crops: Path, examination) -> None:
             found.failures.append(f"{key}: is not stored, though nothing was done to it")
         if is_stored:
             image = data.records.image(stored[key])
-            if image != path.read_bytes() or decode_image(image).size == 0:
+            if image != path.read_bytes() or not _decodes(image):
                 found.failures.append(f"{key}: is not stored as it lies there ({damage})")
         if damage is not None:
             outcome = "stored" if is_stored else "named" if is_named else "not wanted"
@@ -289,7 +298,9 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--count", type=int, default=5000, help="damaged inputs (%(default)s)")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int, metavar="ROUND", help="one round")
-    parser.add_argument("--workers", type=int, default=2, help="processes (%(default)s)")
+    parser.add_argument(
+        "--workers", type=int, default=2, help="processes; 0 for none (%(default)s)"
+    )
     arguments = parser.parse_args(argv)
     numbers = range(-(-arguments.count // A_ROUND))
     if arguments.only is not None:
@@ -300,10 +311,9 @@ def main(argv: Sequence[str]) -> int:
     with tempfile.TemporaryDirectory() as folder:
         clean = Path(folder) / "clean"
         write_mini_affwild2(clean, videos=5, frames=(24, 30), seed=arguments.seed, faults="none")
-        context = multiprocessing.get_context("spawn")
-        with concurrent.futures.ProcessPoolExecutor(arguments.workers, context) as pool:
-            run = functools.partial(run_round, clean, arguments.seed)
-            for number, found in zip(numbers, pool.map(run, numbers), strict=True):
+        run = functools.partial(run_round, clean, arguments.seed)
+        with _mapping(arguments.workers) as over:
+            for number, found in zip(numbers, over(run, numbers), strict=True):
                 outcomes += found.outcomes
                 failures += [(number, failure) for failure in found.failures]
                 for failure in found.failures:
@@ -315,6 +325,17 @@ def main(argv: Sequence[str]) -> int:
         f"inputs, {minutes:.1f} min"
     )
     return 1 if failures else 0
+
+
+@contextlib.contextmanager
+def _mapping(workers: int) -> Iterator[Callable]:
+    """`map` over processes, or in this one."""
+    if not workers:
+        yield map
+        return
+    context = multiprocessing.get_context("spawn")
+    with concurrent.futures.ProcessPoolExecutor(workers, context) as pool:
+        yield pool.map
 
 
 def _print_table(outcomes: collections.Counter) -> None:

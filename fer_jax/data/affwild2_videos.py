@@ -89,7 +89,11 @@ class VideoFile:
             rows["points"].append(faces.points)
             rows["scores"].append(faces.scores)
         columns = {name: np.concatenate(values) for name, values in rows.items()}
-        return _Found(**columns, width=width), reader.fault
+        fault = reader.fault
+        if not fault and reader.count < reader.announced:
+            # Sound files may announce a few more than they show, but labels may count them.
+            fault = f"announces {reader.announced} frames, {reader.count} could be decoded"
+        return _Found(**columns, width=width), fault
 
     def _cut(self, found: _Found) -> Iterator[Example]:
         wanted: dict[int, list[tuple[Person, int]]] = collections.defaultdict(list)

@@ -150,6 +150,8 @@ def build_units(
         raise FerJaxError("review needs a staging folder: that is where its files are put")
     out = Path(out)
     check_free(out, marker=MARKER, overwrite=overwrite)
+    if not units:
+        raise FerJaxError(f"no face can be used: {_first(faults) or 'none is listed'}")
     with _staging_folder(staging, out) as parts:
         collection = _Collection(stage(units, parts, look, len(space), workers=workers))
         _check_keys(collection.columns["key"])

@@ -4,6 +4,7 @@ import functools
 import json
 import os
 import zipfile
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +24,7 @@ from fer_jax.labels import LABEL_SPACES, LabelSpace
 class RecordReader:
     """Reads records by number; opened on first use, so that it travels cheaply to a worker."""
 
-    def __init__(self, path: epath.Path):
+    def __init__(self, path: Path | epath.Path):
         self._path = path
 
     def __reduce__(self):
@@ -93,7 +94,7 @@ class FaceData:
         records: the faces themselves, by row number.
     """
 
-    def __init__(self, path: epath.Path, label_space: LabelSpace, index: dict[str, np.ndarray]):
+    def __init__(self, path: Path | epath.Path, label_space: LabelSpace, index: dict[str, np.ndarray]):
         self.path = path
         self.label_space = label_space
         self.index = index
@@ -112,7 +113,7 @@ class FaceData:
         Raises:
             FerJaxError: there is no such folder, or it is not a data set, or not a whole one.
         """
-        path = epath.Path(path)
+        path = epath.Path(path) if "://" in os.fspath(path) else Path(path)
         remedy = "make one with `fer-jax prepare images`"
         try:
             there = path.is_dir()
