@@ -11,7 +11,7 @@ from absl import flags
 
 from fer_jax.data.augment import Augmentation, augment, flips
 from fer_jax.data.dataset import FaceData, select, split_selection
-from fer_jax.data.images import decode_image
+from fer_jax.data.images import decode_checked
 from fer_jax.data.sampling import EVERYTHING, EpochPlan, Sampling
 from fer_jax.errors import FerJaxError
 from fer_jax.ops.resize import KERNELS
@@ -55,7 +55,7 @@ class _Faces:
         source, row = self._source[number], int(self._row[number])
         encoded = self._readers[source].image(row)
         try:
-            return decode_image(encoded)
+            return decode_checked(encoded)
         except FerJaxError as error:
             raise FerJaxError(f"{self._paths[source]} row {row}: {error}") from error
 
