@@ -94,7 +94,9 @@ class FaceData:
         records: the faces themselves, by row number.
     """
 
-    def __init__(self, path: Path | epath.Path, label_space: LabelSpace, index: dict[str, np.ndarray]):
+    def __init__(
+        self, path: Path | epath.Path, label_space: LabelSpace, index: dict[str, np.ndarray]
+    ):
         self.path = path
         self.label_space = label_space
         self.index = index
