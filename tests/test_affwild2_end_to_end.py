@@ -75,7 +75,7 @@ def _found(report: dict) -> dict[str, set[str]]:
         kind, where = finding["kind"], finding["where"]
         if kind in USUAL:
             continue
-        if kind in {NAMES[name] for name in PICTURES}:
+        if kind in ("low_resolution", *(NAMES[name] for name in PICTURES)):
             found[kind] |= {f"{where}/{detail.split()[0]}" for detail in finding["details"]}
         elif kind == "without_annotation":
             found[kind] |= set(finding["details"])
@@ -136,9 +136,9 @@ def test_counts_equal_an_independent_recount(everything, tmp_path):
                     both += number in frames
         counted = report["splits"][split]
         assert counted["videos"] == len(files)
-        assert counted["images"] == images
-        assert counted["labelled"] == labels.total()
-        assert counted["labels_without_image"] == labels.total() - both
+        assert counted["pictures"] == images
+        assert counted["labels"] == labels.total()
+        assert counted["labels_without_picture"] == labels.total() - both
 
 
 def test_doctor_clean_prepare_batches(soft, tmp_path, capsys):
@@ -162,7 +162,7 @@ def test_doctor_clean_prepare_batches(soft, tmp_path, capsys):
             for mark in planted.faults["corrupt_image"]
             if split_of[mark.video] == split
         }
-        expected = counted["labelled"] - counted["labels_without_image"]
+        expected = counted["labels_with_picture"]
         expected -= len(gone if split == "train" else bad)
         assert len(select(data, split)) == expected
     batches = train_batches(
