@@ -198,7 +198,16 @@ PLANTED = {
         {("test_list_and_sample", "in the test list only")},
     ),
     "broken sample": (write("sample.txt", _SAMPLE + "9.jpg,0\n"), {("unreadable", "sample.txt")}),
+    "a link to itself": (
+        lambda root: (root / "cropped_aligned" / "7").symlink_to("7"),
+        {("unreadable", "cropped_aligned/7")},
+    ),
+    "a name that is no text": (
+        lambda root: (root / "cropped_aligned" / "7\udce9").mkdir(),
+        {("unreadable", "cropped_aligned/7\\xe9")},
+    ),
     "video twice": (write("batch2/3.avi", ""), {("several", "batch2")}),
+    "a stray picture beside all": (write("00001.jpg", ""), {("strays", ".")}),
     "stray": (frames_of("7", [1], crops="faces"), {("strays", "faces")}),
     "-1": (
         labels_of("3", [-1, -1, *ALL[2:]], "validation"),

@@ -1,4 +1,6 @@
 import os
+import signal
+import sys
 
 import numpy as np
 import pytest
@@ -6,6 +8,7 @@ from affwild2_trees import CHALLENGE, HEADER, write_frames, write_labels
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from fer_jax.data import affwild2
 from fer_jax.data.affwild2 import (
     SPLITS,
     find_layout,
@@ -18,6 +21,22 @@ from fer_jax.data.affwild2 import (
 )
 from fer_jax.errors import FerJaxError
 from fer_jax.labels import label_space
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="needs links, pipes, any names")
+
+
+@pytest.fixture
+def impatient():
+    """Whoever waits for a pipe is interrupted."""
+
+    def interrupt(*_):
+        raise RuntimeError("waits for somebody to write to a pipe")
+
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.alarm(5)
+    yield
+    signal.alarm(0)
+    signal.signal(signal.SIGALRM, before)
 
 
 def _annotation(tmp_path, content: bytes):
@@ -135,6 +154,19 @@ def test_a_missing_annotation_is_said_in_one_line(tmp_path):
     with pytest.raises(FerJaxError, match=r"none\.txt: cannot be read \(No such file") as caught:
         read_annotation(tmp_path / "none.txt")
     assert "\n" not in str(caught.value)
+
+
+@linux_only
+def test_a_pipe_is_no_annotation_and_is_not_waited_for(tmp_path, impatient):
+    path = write_labels(tmp_path, "train", "a", [0])
+    for pipe in (path.with_name("b.txt"), tmp_path / "notes.txt"):
+        os.mkfifo(pipe)
+    with pytest.raises(FerJaxError, match=r"b\.txt: is no file") as caught:
+        read_annotation(path.with_name("b.txt"))
+    assert "\n" not in str(caught.value)
+    layout = find_layout(tmp_path)
+    assert set(layout.annotations["train"]) == {"a", "b"}
+    assert layout.sample is None
 
 
 @pytest.mark.parametrize(
@@ -327,13 +359,14 @@ def test_what_is_there_twice_is_said_once_a_folder(tmp_path):
     layout = find_layout(tmp_path)
     assert layout.annotations["train"] == first
     assert layout.videos == {"a": tmp_path / "batch1" / "a.mp4"}
-    faults = {fault.kind: fault for fault in layout.faults}
+    faults = {fault.part: fault for fault in layout.faults}
     assert len(layout.faults) == 3
+    assert {fault.kind for fault in layout.faults} == {"twice"}
     assert faults["annotations"].name == f"{CHALLENGE}/Train_Set"
     assert faults["annotations"].reason.startswith("2 in it are in 5th_ABAW_Annotations/")
     assert "(a, b)" in faults["annotations"].reason  # c says the same in both
-    assert faults["crops"].name == "cropped_aligned_new_50_vids"
-    assert "3 in it" in faults["crops"].reason
+    assert faults["cropped_aligned"].name == "cropped_aligned_new_50_vids"
+    assert "3 in it" in faults["cropped_aligned"].reason
     assert faults["videos"].name == "batch2"
 
 
@@ -353,7 +386,7 @@ def test_the_sample_among_own_submissions(tmp_path):
     (tmp_path / "CVPR_6th_ABAW_Expr_test_set_sample.txt").unlink()
     (tmp_path / "yours.txt").write_text(f"image_location,{HEADER}\n")
     (fault,) = find_layout(tmp_path).faults
-    assert (fault.kind, fault.name) == ("sample", "ours.txt")
+    assert (fault.kind, fault.part, fault.name) == ("twice", "sample", "ours.txt")
     assert "yours.txt" in fault.reason
 
 
@@ -366,6 +399,95 @@ def test_pictures_outside_of_crops_are_strays(tmp_path):
     layout = find_layout(tmp_path)
     assert layout.strays == (tmp_path / "cropped_aligned", stray)
     assert set(layout.crops["cropped_aligned"]) == {f"v{i}" for i in range(50)}
+
+
+def _small_tree(root):
+    """Twelve people: wherever a folder's listing breaks off, some are behind."""
+    people = {f"person{i}" for i in range(12)}
+    for video in people:
+        write_labels(root, "train", video, [0, 1])
+        write_frames(root, video, [1], empty=True)
+        path = root / "batch1" / f"{video}.mp4"
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    return people
+
+
+def _all_is_found(layout, people):
+    assert set(layout.annotations["train"]) == people
+    assert set(layout.crops["cropped_aligned"]) == people
+    assert set(layout.videos) == people
+
+
+@linux_only
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        (f"{CHALLENGE}/Train_Set/0.txt", "annotations"),
+        (f"{CHALLENGE}/Other_Set", "annotations"),
+        ("cropped_aligned/loop", "cropped_aligned"),
+        ("batch1/loop.mp4", "videos"),
+        ("batch1/loop", "root"),
+        ("loop", "root"),
+    ],
+)
+def test_a_link_to_itself_hides_nothing_and_is_named(tmp_path, name, part):
+    people = _small_tree(tmp_path)
+    (tmp_path / name).symlink_to(tmp_path / name)
+    layout = find_layout(tmp_path)
+    _all_is_found(layout, people)
+    (fault,) = layout.faults
+    assert (fault.name, fault.kind, fault.part) == (name, "unreadable", part)
+    assert "Too many levels of symbolic links" in fault.reason
+
+
+@pytest.mark.parametrize("folder", ["", "batch1", f"{CHALLENGE}/Train_Set", "cropped_aligned"])
+def test_a_lone_picture_beside_the_folders_hides_nothing(tmp_path, folder):
+    people = _small_tree(tmp_path)
+    (tmp_path / folder / "00001.jpg").touch()
+    (tmp_path / folder / "00002.jpg").touch()
+    layout = find_layout(tmp_path)
+    _all_is_found(layout, people)
+    if folder.endswith("Train_Set"):
+        assert [fault.kind for fault in layout.faults] == ["strangers"] * 2
+    else:
+        assert layout.strays == (tmp_path / folder,)
+        assert layout.faults == ()
+
+
+def test_of_a_folder_of_frames_in_a_strange_place_the_first_are_enough(tmp_path, monkeypatch):
+    _small_tree(tmp_path)
+    stray = write_frames(tmp_path, "a", range(1, 3001), crops="faces", empty=True)
+    looked_at = []
+    frame_number = affwild2.frame_number
+    monkeypatch.setattr(
+        affwild2, "frame_number", lambda name: looked_at.append(name) or frame_number(name)
+    )
+    assert find_layout(tmp_path).strays == (stray,)
+    # The first thousand names are judged once while listing and, up to the first, once after.
+    assert len(set(looked_at)) < 1100
+
+
+@linux_only
+@pytest.mark.parametrize(
+    ("name", "shown", "part"),
+    [
+        (f"{CHALLENGE}/Train_Set/b\udce9.txt", f"{CHALLENGE}/Train_Set/b\\xe9.txt", "annotations"),
+        ("cropped_aligned/b\udce9/", "cropped_aligned/b\\xe9", "cropped_aligned"),
+        ("batch1/b\udce9.mp4", "batch1/b\\xe9.mp4", "videos"),
+        ("b\udce9/", "b\\xe9", "root"),
+        ("b\udce9.docx", "", ""),
+    ],
+)
+def test_names_that_are_no_text_are_faults(tmp_path, name, shown, part):
+    people = _small_tree(tmp_path)
+    path = tmp_path / name
+    path.mkdir() if name.endswith("/") else path.touch()
+    layout = find_layout(tmp_path)
+    _all_is_found(layout, people)
+    found = [(fault.name, fault.kind, fault.part) for fault in layout.faults]
+    assert found == ([(shown, "unreadable", part)] if shown else [])
+    assert all("rename it" in fault.reason for fault in layout.faults)
 
 
 def test_the_challenge_folder_itself_and_links(tmp_path):

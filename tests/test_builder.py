@@ -8,11 +8,14 @@ import pytest
 from pictures import CLASSES, write_colors, write_picture
 from PIL import Image
 
-from fer_jax.data.builder import build
+from fer_jax.data.builder import build, build_units
+from fer_jax.data.cleaning import Cleaning
 from fer_jax.data.dataset import FaceData
-from fer_jax.data.examples import Example, Fault
+from fer_jax.data.examples import Example, Fault, LeftOut
 from fer_jax.data.image_folder import read_image_folder
 from fer_jax.data.images import decode_image
+from fer_jax.data.staging import Look
+from fer_jax.data.units import listed_units
 from fer_jax.errors import FerJaxError
 from fer_jax.labels import label_space
 
@@ -163,6 +166,66 @@ def test_what_is_skipped_is_listed(tmp_path, colors):
     data = FaceData.open(tmp_path / "data")
     assert len(data) == 28
     assert not {colors[3].name, colors[5].name} & set(data.index["key"].tolist())
+
+
+def _cleaned(examples, faults, out, **options):
+    """What comes of a run whose rules reject nothing by themselves."""
+    rules = Cleaning(min_score=0, min_size=0, min_sharpness=0, duplicate_distance=-1)
+    units = listed_units(examples)
+    return build_units(units, faults, SPACE, out, look=Look(), cleaning=rules, **options)
+
+
+def test_a_face_whose_neighbour_cannot_be_cut_stays_in_training(tmp_path, photo):
+    write_picture(tmp_path / "a.png", photo)
+    face = Example(tmp_path / "a.png", "a.png", 0, "train", box=(10.0, 10.0, 60.0, 60.0))
+    outside = dataclasses.replace(face, box=(500.0, 10.0, 560.0, 60.0), face_id=1)
+    built = _cleaned([face, outside], [], tmp_path / "data")
+    assert FaceData.open(tmp_path / "data").index["key"].tolist() == ["a.png"]
+    assert built.rejects.summary().endswith(
+        "1 of 2 training pictures left out (50.00%): corrupted 1 (50.00%)"
+    )
+    with (tmp_path / "data/cleaning.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert (row["path"], row["reason"]) == ("a.png#1", "corrupted")
+    # The other way round.
+    first, second = (dataclasses.replace(one, face_id=1 - one.face_id) for one in (face, outside))
+    _cleaned([second, first], [], tmp_path / "other")
+    assert FaceData.open(tmp_path / "other").index["key"].tolist() == ["a.png#1"]
+
+
+def test_cleaning_answers_for_pictures_that_it_saw_only(tmp_path, colors):
+    """Not for what a list says wrong, nor for what a collection's rules leave out."""
+    colors[3].path.write_bytes(b"no picture")
+    colors[25].path.write_bytes(b"no picture")
+    left_out = LeftOut("x.png", "no class has 6 of 10 votes", "train")
+    twice = Fault(colors[5].name, "line 9: listed already in line 6", "train")
+    with pytest.raises(FerJaxError, match=f"^2 of .*: listed already .*; {colors[25].name}: is"):
+        _cleaned(colors, [left_out, twice], tmp_path / "data")
+    built = _cleaned(colors, [left_out, twice], tmp_path / "data", skip_bad=True)
+    assert built.rejects.counts() == {"corrupted": 1}
+    assert built.rejects.trained == 20
+    data = FaceData.open(tmp_path / "data")
+    gone = {example.name for example in (colors[3], colors[25])}
+    assert set(data.index["key"]) == {example.name for example in colors} - gone
+    for name, expected in [
+        ("cleaning.csv", [colors[3].name]),
+        ("skipped.csv", ["x.png", colors[5].name, colors[25].name]),
+    ]:
+        with (tmp_path / "data" / name).open(newline="") as file:
+            assert [row["path"] for row in csv.DictReader(file)] == expected
+    # The collection's rules alone stop nobody.
+    assert not _cleaned(colors[:20], [left_out], tmp_path / "rules").skipped[1:]
+
+
+def test_the_index_tells_which_faces_have_votes(tmp_path, colors):
+    colors[2] = dataclasses.replace(colors[2], votes=(0, 5, 5, 0, 0, 0, 0), label=-1)
+    colors[4] = dataclasses.replace(colors[4], votes=(0, 0, 0, 0, 0, 0, 0.5))
+    build(colors, [], SPACE, tmp_path / "data")
+    data = FaceData.open(tmp_path / "data")
+    assert data.index["voted"].dtype == bool
+    voted = {str(key) for key in data.index["key"][data.index["voted"]]}
+    assert voted == {colors[2].name, colors[4].name}
+    assert data.index["voted"].tolist() == [data.records.votes(row).any() for row in range(30)]
 
 
 def test_a_split_may_lose_all_its_pictures_but_not_all_splits(tmp_path, colors):

@@ -1,9 +1,8 @@
-import csv
-
 import numpy as np
 import pytest
 
-from fer_jax.data.cleaning import Cleaning, Rejects, judge, read_csv, with_corrupted, write_csv
+from fer_jax.data.cleaning import Cleaning, judge
+from fer_jax.data.examples import Fault
 from fer_jax.errors import FerJaxError
 
 RULES = Cleaning(min_score=0.5, min_size=32, min_sharpness=40.0, duplicate_distance=6)
@@ -38,8 +37,10 @@ def _table(rows: list[dict]) -> dict[str, np.ndarray]:
 
 
 def _verdicts(rows: list[dict], rules: Cleaning = RULES) -> dict[str, tuple[str, str]]:
-    rejects = judge(_table(rows), rules)
-    return dict(zip(rejects.keys, zip(rejects.reasons, rejects.values, strict=True), strict=True))
+    table = _table(rows)
+    rejects = judge(table, rules)
+    keys = table["key"][list(rejects.rows)].tolist()
+    return dict(zip(keys, zip(rejects.reasons, rejects.values, strict=True), strict=True))
 
 
 def _flipped(picture: np.ndarray, bits: int) -> np.ndarray:
@@ -108,6 +109,26 @@ def test_both_go_where_their_labels_contradict():
     assert sorted(verdicts) == ["0.jpg", "1.jpg"]
 
 
+def test_a_picture_without_a_label_contradicts_none():
+    """It goes itself, wherever it stands; two such count as one label."""
+    first = np.random.default_rng(3).integers(0, 256, 32, dtype=np.uint8)
+    labelled, unlabelled = {"hash": first, "label": 3}, {"hash": first, "label": -1}
+    assert _verdicts([labelled, unlabelled]) == {"1.jpg": ("duplicate", "0.jpg (train)")}
+    assert _verdicts([unlabelled, labelled]) == {"0.jpg": ("duplicate", "1.jpg (train)")}
+    assert _verdicts([unlabelled, unlabelled]) == {"1.jpg": ("duplicate", "0.jpg (train)")}
+    both = _verdicts([unlabelled, labelled, {**labelled, "label": 5}])
+    assert sorted(both) == ["0.jpg", "1.jpg", "2.jpg"]
+
+
+def test_the_unlabelled_split_is_no_split_that_is_scored():
+    first = np.random.default_rng(3).integers(0, 256, 32, dtype=np.uint8)
+    trained = {"hash": first, "label": 3}
+    assert _verdicts([trained, {"hash": first, "label": -1, "split": "unlabelled"}]) == {}
+    assert _verdicts([trained, {"hash": first, "label": -1, "split": "test"}]) == {
+        "0.jpg": ("duplicate", "1.jpg (test)")
+    }
+
+
 def test_neighbours_in_a_video_are_no_duplicates_but_another_video_is():
     first = np.random.default_rng(3).integers(0, 256, 32, dtype=np.uint8)
     one = {"hash": first, "video": "a"}
@@ -125,8 +146,10 @@ def test_a_picture_that_is_left_out_already_is_no_original():
 
 def test_the_summary_counts_shares_of_the_training_pictures():
     rows = [{"score": 0.0}, {"size": 3}, *[{}] * 6, *[{"split": "validation"}] * 20]
-    rejects = with_corrupted(judge(_table(rows), RULES), ["x.jpg", "y.jpg"], ["is empty"] * 2)
+    corrupted = [Fault(name, "is empty", "train") for name in ("x.jpg", "y.jpg")]
+    rejects = judge(_table(rows), RULES, corrupted)
     assert rejects.trained == 10
+    assert rejects.total == 4
     assert rejects.counts() == {"corrupted": 2, "non_face": 1, "low_resolution": 1}
     assert rejects.summary() == (
         "cleaning: 4 of 10 training pictures left out (40.00%): corrupted 2 (20.00%), "
@@ -134,47 +157,14 @@ def test_the_summary_counts_shares_of_the_training_pictures():
     )
 
 
-def test_the_list_comes_back_as_it_was_written(tmp_path):
-    table = _table([{"key": 'odd, "name" ä.jpg', "score": 0.0}, {}, {"size": 3}])
-    rejects = judge(table, RULES)
-    write_csv(with_corrupted(rejects, ["bad.jpg"], ["is empty"]), tmp_path / "cleaning.csv")
-    assert read_csv(tmp_path / "cleaning.csv", table) == rejects
-
-
-def test_a_list_edited_by_hand_is_followed(tmp_path):
-    table = _table([{"score": 0.0}, {}, {"size": 3}, {}])
-    path = tmp_path / "cleaning.csv"
-    write_csv(judge(table, RULES), path)
-    with path.open(newline="") as file:
-        header, *rows = csv.reader(file)
-    assert [row[0] for row in rows] == ["0.jpg", "2.jpg"]
-    # 0.jpg is kept after all; 3.jpg goes, named alone, as a spreadsheet would write it.
-    lines = [",".join(header), *(",".join(row) for row in rows[1:]), "3.jpg,,", "", " 3.jpg "]
-    path.write_bytes("\r\n".join(lines).encode("utf-8-sig"))
-    found = read_csv(path, table)
-    assert found == Rejects(("2.jpg", "3.jpg"), ("low_resolution", "by_hand"), ("3", ""), 4)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        ("name\n0.jpg\n", "no column 'path'"),
-        ("path\n0.jpg\nnone.jpg\n", "line 3 names none.jpg, which is not among the pictures"),
-        ("path\n1.jpg\n", "line 2 names 1.jpg, of the split validation"),
-    ],
-)
-def test_a_list_that_cannot_be_followed_is_refused(tmp_path, text, message):
-    (tmp_path / "cleaning.csv").write_text(text)
-    with pytest.raises(FerJaxError, match=message):
-        read_csv(tmp_path / "cleaning.csv", _table([{}, {"split": "validation"}]))
-    with pytest.raises(FerJaxError, match="no such file"):
-        read_csv(tmp_path / "none.csv", _table([{}]))
-
-
 @pytest.mark.parametrize(
     "wrong",
-    [{"min_score": 1.5}, {"min_size": -1}, {"min_sharpness": -1.0}, {"duplicate_distance": 65}],
+    [{"min_score": 1.5}, {"min_size": -1}, {"min_sharpness": -1.0}, {"duplicate_distance": 25}],
 )
 def test_impossible_thresholds_are_refused(wrong):
-    with pytest.raises(FerJaxError, match=f"cleaning.{next(iter(wrong))}="):
+    with pytest.raises(FerJaxError, match=f"cleaning.{next(iter(wrong))}=.* to 24"):
         Cleaning(**wrong)
+
+
+def test_the_farthest_distance_that_is_taken_is_one_that_can_be_searched():
+    assert _verdicts([{}, {}], Cleaning(duplicate_distance=24)) == {}

@@ -114,6 +114,14 @@ def test_a_damaged_data_set_is_refused(copy, damage, words):
     assert "fer-jax prepare" in str(caught.value)
 
 
+def test_a_data_set_from_before_votes_were_told_has_none(copy):
+    with np.load(copy / "index.npz") as columns:
+        older = {name: columns[name] for name in columns.files if name != "voted"}
+    np.savez(copy / "index.npz", **older)
+    data = FaceData.open(copy)
+    assert data.index["voted"].tolist() == [False] * 80
+
+
 def test_select_gives_the_rows_of_a_split(data):
     train, validation = select(data, "train"), select(data, "validation")
     assert (data.index["split"][train] == "train").all()

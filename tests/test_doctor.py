@@ -1,4 +1,5 @@
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -195,3 +196,22 @@ def test_one_missing_frame_of_many_shows_in_the_strip():
     strip = check_video("v", "train", labels, numbers, Pictures.none()).strip
     assert np.flatnonzero(strip[:, STATES.index("no picture")]).tolist() == [12]
     assert (strip[:, STATES.index("labelled")] >= 254).all()
+
+
+def test_one_absurd_number_does_not_fill_the_memory():
+    """Nine digits are the most that a name may have."""
+    labels = np.array([3, -1, 3, 0, 5], np.int8)
+    numbers = np.array([0, 1, 2, 4, 6, 20_230_101, 999_999_999], np.int32)
+    pictures = Pictures(np.zeros((0, 32), np.uint8), {999_999_999: "is empty"}, 0, {}, {})
+    tracemalloc.start()
+    check = check_video("v", "train", labels, numbers, pictures)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 20
+    assert check.labels.tolist() == [1, 0, 0, 2, 0, 1, 0, 0]
+    assert check.pictured.tolist() == [1, 0, 0, 1, 0, 0, 0, 0]  # frames 1 and 4
+    assert check.images_without_label == 5  # frames 0, 2, 6 and the two absurd ones
+    assert (check.images, check.first_image, check.last_image) == (7, 0, 999_999_999)
+    # Of 1,005 frames a part of the strip has four: the first holds frames 1 to 4.
+    assert check.strip.shape == (STRIP_LENGTH, len(STATES))
+    np.testing.assert_array_equal(check.strip[0], [128, 64, 64, 0])

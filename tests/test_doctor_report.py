@@ -84,11 +84,17 @@ def test_names_that_are_no_text(tree, tmp_path, capsys):
         labels_of(name, [0, "x"])(tree)
     except OSError:
         pytest.skip("this file system takes text only")
+    (tree / "cropped_aligned" / "3" / name).touch()
     assert main(["doctor", str(tree), "--out", str(tmp_path / "out")]) == 1
-    assert "caf?: line 3" in capsys.readouterr().out
-    assert "caf?" in (tmp_path / "out" / "doctor.html").read_text()
-    findings = json.loads((tmp_path / "out" / "doctor.json").read_text())["findings"]
-    assert name in {finding["where"] for finding in findings}
+    out = capsys.readouterr().out
+    page = (tmp_path / "out" / "doctor.html").read_text()
+    report = json.loads((tmp_path / "out" / "doctor.json").read_text())
+    for text in (out, page):
+        assert "caf\\xe9.txt" in text
+        assert "rename it" in text
+        assert "1 file is no frame: caf?" in text
+    named = {detail for finding in report["findings"] for detail in finding["details"]}
+    assert name in named
 
 
 def test_a_text_of_many_findings_stays_short(tree):

@@ -34,10 +34,11 @@ def test_no_damaged_input_stops_a_run_or_is_lost():
 
 
 @pytest.mark.parametrize(
-    ("broken", "told"),
+    ("number", "broken", "told"),
     [
         # A reader that hands out grey for what it cannot decode: nothing is named any more.
         (
+            3,
             "import fer_jax.data.staging as s, fer_jax.data.images as i, numpy as np\n"
             "real = i.decode_image\n"
             "def grey(encoded):\n"
@@ -48,6 +49,7 @@ def test_no_damaged_input_stops_a_run_or_is_lost():
         ),
         # A reader that is silent about lines which it cannot read.
         (
+            3,
             "import dataclasses, fer_jax.data.affwild2_units as u\n"
             "real = u.read_annotation\n"
             "u.read_annotation = lambda path: dataclasses.replace(real(path), faults=())",
@@ -55,20 +57,61 @@ def test_no_damaged_input_stops_a_run_or_is_lost():
         ),
         # A video that is not whole and does not say so.
         (
+            11,
             "import fer_jax.data.affwild2_videos as v\n"
             "real = v.VideoFile._find\n"
             "v.VideoFile._find = lambda self: (real(self)[0], '')",
             "gives fewer frames and is not named",
         ),
+        # A doctor who names the right pictures of the wrong video.
+        (
+            3,
+            "import fer_jax.data.doctor as d\n"
+            "real = d.Finding\n"
+            "def elsewhere(kind, where, *rest):\n"
+            "    return real(kind, 'another' if kind == 'corrupted' else where, *rest)\n"
+            "d.Finding = elsewhere",
+            "is named when preparing, not by the doctor",
+        ),
+        # A doctor who refuses what is whole.
+        (
+            3,
+            "import fer_jax.data.doctor_pictures as d\n"
+            "real = d.read_picture\n"
+            "d.read_picture = lambda path: b'' if path.name == '00003.jpg' else real(path)",
+            "is named by the doctor, not when preparing",
+        ),
+        # A reader that waits for pipes.
+        (
+            9,
+            "import types, fer_jax.data.affwild2_files as f\n"
+            "f.stat = types.SimpleNamespace(S_ISREG=lambda mode: True)\n"
+            "import input_campaign\n"
+            "input_campaign.WAITING = 8",
+            "doctor: raised WaitingError",
+        ),
+        # Cleaning that takes what is for scoring.
+        (
+            80,
+            "import fer_jax.data.cleaning as c\nc.TRAIN = 'validation'",
+            "is left out, though it is for scoring",
+        ),
+        # A preparation that finds nothing, though much is there.
+        (
+            3,
+            "import fer_jax.data.affwild2_units as u\nu.Person.label = lambda self, frame: -1",
+            "could have been stored",
+        ),
         # A step that raises.
         (
+            3,
             "import fer_jax.data.doctor as d\nd.find_layout = None",
             "doctor: raised TypeError",
         ),
     ],
 )
-def test_a_broken_reader_is_seen(broken, told):
-    status, printed = _campaign("--count", "288", "--seed", "0", "--workers", "0", before=broken)
+def test_a_broken_reader_is_seen(number, broken, told):
+    status, printed = _campaign("--only", str(number), "--workers", "0", before=broken)
     assert status == 1
     assert told in printed
 

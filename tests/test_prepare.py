@@ -81,6 +81,41 @@ def test_skipped_pictures_are_said(folder, capsys):
     assert err == f"fer-jax prepare: left out 2, see {folder}/data/skipped.csv\n"
 
 
+def test_a_repeated_line_costs_no_picture_when_cleaning(folder, capsys):
+    """The line is left out, the picture that it repeats is not."""
+    rows = [{"path": f"train/Fear/{n:04d}.png", "label": "Fear"} for n in (2, 9, 2)]
+    write_csv(folder / "list.csv", rows)
+    command = ["--csv", f"{folder}/list.csv", "--skip-bad"]
+    off = ["--min-score", "0", "--min-size", "0", "--min-sharpness", "0"]
+    off += ["--duplicate-distance", "-1"]
+    for options in ([], ["--clean", *off]):
+        assert _run(folder, *command, "--overwrite", *options) == 0
+        keys = FaceData.open(folder / "data").index["key"].tolist()
+        assert keys == ["train/Fear/0002.png", "train/Fear/0009.png"]
+    assert "0 of 2 training pictures left out" in capsys.readouterr().out
+    assert _run(folder, *command[:2], "--overwrite", "--clean", *off) == 1
+    assert "listed already" in _one_line(capsys)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
+@pytest.mark.parametrize("collection", [False, True])
+def test_a_name_that_is_no_text_is_told(folder, capsys, collection):
+    source = folder / "src"
+    odd = source / "train" / "Fear" / "caf\udce9.png"
+    if collection:
+        source = folder / "rafdb"
+        odd = source / "train" / "3" / "caf\udce9.png"
+        write_picture(source / "train" / "1" / "a.png", np.zeros((30, 30, 3), np.uint8))
+    odd.parent.mkdir(parents=True, exist_ok=True)
+    odd.write_bytes((folder / "src/train/Fear/0002.png").read_bytes())
+    kind = ["rafdb"] if collection else ["images", "--labels", "expw"]
+    command = ["prepare", kind[0], str(source), "--out", f"{folder}/data", *kind[1:]]
+    assert main(command) == 1
+    assert "its name is no text: rename it" in _one_line(capsys)
+    assert main([*command, "--skip-bad"]) == 0
+    assert "caf\\udce9.png" in (folder / "data/skipped.csv").read_text(encoding="utf-8")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -91,6 +126,8 @@ def test_skipped_pictures_are_said(folder, capsys):
         (["--split-fraction", "test=2"], 2, "'test=2' is not like"),
         (["--split-fraction", "validation=0.1"], 1, "already have a split 'validation'"),
         (["--subject-column", "photo"], 2, "names a column of --csv"),
+        (["--clean", "--duplicate-distance", "25"], 1, "duplicate_distance=25 is out of range"),
+        (["--cleaning", "/nowhere.csv"], 1, "/nowhere.csv: no such file"),
     ],
 )
 def test_wrong_use_is_one_line(folder, capsys, arguments, code, words):

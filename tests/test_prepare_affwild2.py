@@ -15,6 +15,7 @@ import pytest
 from mini_trees import make
 
 from fer_jax.cli.main import main
+from fer_jax.data import staging
 from fer_jax.data.augment import Augmentation
 from fer_jax.data.dataset import FaceData, select
 from fer_jax.data.images import decode_image
@@ -189,6 +190,63 @@ def test_a_list_edited_after_a_review_is_followed(mini, tmp_path, capsys):
     expected = set(_pictures(mini, "train")) - set(out_rows)
     assert {line.split(",")[0] for line in blurred} <= expected
     assert set(_index(FaceData.open(out), "train")) == expected
+
+
+@pytest.fixture
+def looked(monkeypatch) -> list[str]:
+    """Names of the parts that are looked at, without processes."""
+    names, before = [], staging._stage_one
+    monkeypatch.setattr(
+        staging, "_stage_one", lambda unit, *rest: (names.append(unit.name), before(unit, *rest))
+    )
+    return names
+
+
+def test_what_was_reviewed_is_not_looked_at_again(mini, tmp_path, looked, prepared):
+    out, reviewed = tmp_path / "data", tmp_path / "data.staging" / "cleaning.csv"
+    command = ["prepare", "affwild2", str(mini), "--out", str(out), "--workers", "0"]
+    assert main([*command, "--review"]) == 0
+    assert len(looked) > 5
+    looked.clear()
+    assert main([*command, "--cleaning", str(reviewed)]) == 0
+    assert looked == []
+    # The same as in one go, the detector's scores among it.
+    one, other = FaceData.open(out), FaceData.open(prepared)
+    assert not np.isnan(one.index["score"]).any()
+    for name, column in one.index.items():
+        np.testing.assert_array_equal(column, other.index[name])
+    assert (out / "cleaning.csv").read_bytes() == (prepared / "cleaning.csv").read_bytes()
+
+
+def test_an_edited_list_is_neither_overwritten_nor_passed_over(mini, tmp_path, looked, capsys):
+    out, reviewed = tmp_path / "data", tmp_path / "data.staging" / "cleaning.csv"
+    command = ["prepare", "affwild2", str(mini), "--out", str(out), "--workers", "0"]
+    rules = ["--min-score", "0"]
+    assert main([*command, *rules, "--review"]) == 0
+    assert main([*command, *rules, "--review"]) == 0  # as it was written: nothing to lose
+    edited = "\n".join(reviewed.read_text().splitlines()[:-1]) + "\n"
+    reviewed.write_text(edited)
+    looked.clear()
+    capsys.readouterr()
+    for options in (["--review"], []):
+        assert main([*command, *rules, *options]) == 1
+        said = capsys.readouterr().err
+        assert f"was edited since it was written; go by it with --cleaning {reviewed}" in said
+    assert reviewed.read_text() == edited
+    assert looked == []
+    assert main([*command, "--cleaning", str(reviewed)]) == 0
+    assert _rows(out / "cleaning.csv") == {
+        row["path"]: row["reason"] for row in csv.DictReader(edited.splitlines())
+    }
+
+
+def test_a_list_that_cannot_be_read_is_told_at_once(mini, tmp_path, looked, capsys):
+    path = tmp_path / "list.csv"
+    path.write_text("name\n1.jpg\n")
+    command = ["prepare", "affwild2", str(mini), "--out", str(tmp_path / "data"), "--workers", "0"]
+    assert main([*command, "--cleaning", str(path)]) == 1
+    assert "has no column 'path'" in capsys.readouterr().err
+    assert looked == []
 
 
 def test_two_view_batches_come_of_it(prepared):

@@ -1,6 +1,7 @@
 import collections
 import dataclasses
 import io
+import os
 import signal
 import subprocess
 import sys
@@ -10,9 +11,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from affwild2_trees import write_frames
 from pictures import write_colors, write_picture
 from PIL import Image
 
+from fer_jax.data.affwild2_units import CropFolder, Person
 from fer_jax.data.examples import Example, Fault
 from fer_jax.data.images import encode_image, sharpness
 from fer_jax.data.staging import Look, stage
@@ -65,7 +68,7 @@ def test_columns_say_what_was_seen(tmp_path):
                 Example(tmp_path / "a.png", "a.png", 2, "train", votes=(1, 2, 3, 4, 0, 0, 0)),
                 Example(tmp_path / "a.png", "b", -1, "test", box=(10, 10, 30, 30), score=0.25),
                 Example(tmp_path / "a.png", "c", 1, "train", encoded=made, template="t", size=9),
-                Example(tmp_path / "none.png", "d", 1, "train"),
+                Example(tmp_path / "none.png", "d", 1, "train", face_id=2),
             ),
         )
     ]
@@ -80,10 +83,10 @@ def test_columns_say_what_was_seen(tmp_path):
     assert found["score"][1] == 0.25
     assert found["votes"] == [[1, 2, 3, 4, 0, 0, 0], [0] * 7, [0] * 7]
     assert found["sharpness"][0] == pytest.approx(sharpness(image), rel=1e-6)
-    assert part.faults == (
-        Fault("d", "cannot be read (No such file or directory)", "train"),
-        Fault("e", "line 3: no", "validation"),
-    )
+    assert part.faults == (Fault("e", "line 3: no", "validation"),)
+    # Told under the face's key: others of its picture may be good.
+    assert part.corrupted == (Fault("d#2", "cannot be read (No such file or directory)", "train"),)
+    assert part.columns("voted")["voted"].tolist() == [True, False, False]
     whole, cut, kept = part.encoded([0, 1, 2])
     assert whole == (tmp_path / "a.png").read_bytes()
     assert kept == made
@@ -132,7 +135,8 @@ def test_processes_see_what_threads_see(tmp_path):
     here = _stage(units, tmp_path / "here")
     there = _stage(units, tmp_path / "there", workers=2)
     for one, other in zip(here, there, strict=True):
-        assert one.faults == other.faults
+        assert one.faults == other.faults == ()
+        assert one.corrupted == other.corrupted
         for name in ("key", "label", "hash", "sharpness", "start", "length"):
             np.testing.assert_array_equal(one.columns(name)[name], other.columns(name)[name])
         rows = range(one.faces)
@@ -168,15 +172,103 @@ def test_a_killed_run_loses_the_part_in_hand_only(tmp_path):
     assert [part.faces for part in parts] == [2] * 5
 
 
-def test_a_picture_that_changes_before_it_is_stored_is_not_stored(tmp_path):
+@pytest.mark.parametrize("change", ["longer", "same length", "gone"])
+def test_a_picture_that_changes_before_it_is_stored_is_looked_at_by_the_next_run(tmp_path, change):
+    OPENED.clear()
     (example,) = _examples(tmp_path / "src", 1)
+    units = [Watched("0", (example,))]
+    (part,) = _stage(units, tmp_path / "staging")
+    content, times = example.path.read_bytes(), example.path.stat()
+    if change == "gone":
+        example.path.unlink()
+    else:
+        more = b"more" if change == "longer" else b""
+        example.path.write_bytes(bytes(reversed(content)) + more)
+        # Not even its time tells.
+        os.utime(example.path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    with pytest.raises(
+        FerJaxError, match=r"(has changed|directory\)), since it was looked at; run"
+    ):
+        list(part.encoded([0]))
+    example.path.write_bytes(content)
+    os.utime(example.path, ns=(times.st_atime_ns, times.st_mtime_ns))
+    (part,) = _stage(units, tmp_path / "staging")
+    assert OPENED == {"0": 2}
+    assert list(part.encoded([0])) == [content]
+
+
+def test_kept_bytes_that_changed_are_not_stored(tmp_path):
+    example = dataclasses.replace(_examples(tmp_path / "src", 1)[0], box=(2.0, 2.0, 20.0, 20.0))
     (part,) = _stage([Listed("0", (example,))], tmp_path / "staging")
-    example.path.write_bytes(example.path.read_bytes() + b"more")
-    with pytest.raises(FerJaxError, match=r"has changed since it was looked at; run again"):
+    kept = part.path.with_suffix(".faces")
+    kept.write_bytes(bytes(kept.stat().st_size))
+    with pytest.raises(FerJaxError, match="has changed, since it was looked at; run again"):
         list(part.encoded([0]))
-    example.path.unlink()
-    with pytest.raises(FerJaxError, match=r"cannot be read .* since it was looked at"):
-        list(part.encoded([0]))
+
+
+def test_what_comes_while_a_part_is_looked_at_makes_it_an_old_one(tmp_path):
+    folder = write_frames(tmp_path, "a", [1, 2])
+    person = Person("a", "train", np.zeros(3, np.int8))
+
+    @dataclasses.dataclass(frozen=True, eq=False)
+    class Growing(CropFolder):
+        def examples(self):
+            yield from super().examples()
+            write_frames(tmp_path, "a", [3])
+
+    (part,) = _stage([Growing(person, folder, "t", False)], tmp_path / "staging")
+    assert part.faces == 2
+    (part,) = _stage([CropFolder(person, folder, "t", False)], tmp_path / "staging")
+    assert part.faces == 3
+
+
+@pytest.mark.parametrize("length", ["same", "other"])
+def test_a_picture_that_is_repaired_in_place_is_looked_at_again(tmp_path, length):
+    folder = write_frames(tmp_path, "a", [1, 2])
+    units = [CropFolder(Person("a", "train", np.zeros(2, np.int8)), folder, "t", False)]
+    path, before = folder / "00001.jpg", folder.stat().st_mtime_ns
+    good = path.read_bytes()
+    path.write_bytes(bytes(len(good)) if length == "same" else good[:500])
+    (part,) = _stage(units, tmp_path / "staging")
+    assert [fault.name for fault in part.corrupted] == ["a/00001.jpg"]
+    time.sleep(0.01)
+    path.write_bytes(good)
+    assert folder.stat().st_mtime_ns == before  # which tells of names alone
+    (part,) = _stage(units, tmp_path / "staging")
+    assert part.corrupted == ()
+    assert part.faces == 2
+
+
+def test_a_folder_that_cannot_be_listed_is_told_and_tried_again(tmp_path, monkeypatch):
+    folder = write_frames(tmp_path, "a", [1])
+    units = [CropFolder(Person("a", "train", np.zeros(1, np.int8)), folder, "t", False)]
+    scandir = os.scandir
+
+    def guarded(path):
+        if Path(path) == folder:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "scandir", guarded)
+        (part,) = _stage(units, tmp_path / "staging")
+        assert part.faces == 0
+        assert [fault.name for fault in part.faults] == ["a"]
+    (part,) = _stage(units, tmp_path / "staging")
+    assert (part.faces, part.faults) == (1, ())
+
+
+def test_scores_that_are_there_do_for_those_who_ask_for_none(tmp_path):
+    OPENED.clear()
+    units = [Watched("0", tuple(_examples(tmp_path / "src", 1)))]
+    _stage(units, tmp_path / "staging")
+    (part,) = _stage(units, tmp_path / "staging", Look(detect=True))
+    assert OPENED == {"0": 2}
+    scored = part.columns("score")["score"]
+    assert not np.isnan(scored).any()
+    (part,) = _stage(units, tmp_path / "staging")
+    assert OPENED == {"0": 2}
+    np.testing.assert_array_equal(part.columns("score")["score"], scored)
 
 
 def test_lists_come_in_parts_whose_names_are_unique(tmp_path):

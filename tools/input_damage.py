@@ -212,6 +212,8 @@ ANNOTATIONS: dict[str, Damage] = {
     "UTF-16": _utf16,
     "a folder": _folder,
     "a dead link": _dead_link,
+    "a link to itself": _link_to_itself,
+    "a pipe": _pipe,
     "gone": _gone,
 }
 VIDEOS: dict[str, Damage] = {
@@ -225,6 +227,8 @@ VIDEOS: dict[str, Damage] = {
     "empty": _empty,
     "a folder": _folder,
     "a dead link": _dead_link,
+    "a link to itself": _link_to_itself,
+    "a pipe": _pipe,
     "gone": _gone,
 }
 

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from fer_jax.data.cleaning import Cleaning
+    from fer_jax.data.cleaning_files import EditedList
     from fer_jax.data.dataset import FaceData
     from fer_jax.data.examples import Example, Fault
     from fer_jax.data.staging import Look
@@ -170,6 +171,14 @@ def _rules(arguments: argparse.Namespace) -> "Cleaning | None":
     return Cleaning(**given) if arguments.clean and not arguments.cleaning else None
 
 
+def _edited(arguments: argparse.Namespace) -> "EditedList | None":
+    if not arguments.cleaning:
+        return None
+    from fer_jax.data.cleaning_files import read_list
+
+    return read_list(arguments.cleaning)
+
+
 def _fractions(texts: Sequence[str]) -> list[tuple[str, float]]:
     fractions = []
     for text in texts:
@@ -281,6 +290,7 @@ def main(argv: Sequence[str]) -> int:
     arguments = _parser().parse_args(argv)
     rules = _rules(arguments)
     detect = rules is not None and rules.min_score > 0
+    edited = _edited(arguments)
     if arguments.kind == "images":
         source = _images(arguments, detect)
     elif arguments.kind == "affwild2":
@@ -299,7 +309,7 @@ def main(argv: Sequence[str]) -> int:
         out,
         look=source.look,
         cleaning=rules,
-        edited=arguments.cleaning,
+        edited=edited,
         staging=_staging(arguments, out),
         review=arguments.review,
         workers=arguments.workers,

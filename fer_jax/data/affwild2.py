@@ -68,6 +68,7 @@ _TEST_LIST = re.compile(r".*test_set.*release.*\.txt")
 _OTHER_CHALLENGE = re.compile(r"(au|va|mtl|action_unit|valence|multi|compound|ce)_")
 _VIDEO_EXTENSIONS = (".mp4", ".avi")
 _DEEPEST = 8
+_A_VIDEO = 1000  # so many frames, and nothing else yet, make a folder that of a video
 
 
 @dataclasses.dataclass(frozen=True)
@@ -75,11 +76,13 @@ class LayoutFault(Fault):
     """Something in the way of the search.
 
     Attributes:
-        kind: the field of `Layout` of which something is there twice, `root` for a folder that
-            cannot be read, or `strangers` for what is no annotation among annotations.
+        kind: `twice`, `unreadable`, or `strangers` for what is no annotation among annotations.
+        part: what it belongs to: one of `CROP_KINDS`, another field of `Layout`, or `root` where
+            that cannot be told.
     """
 
-    kind: str = "root"
+    kind: str = "unreadable"
+    part: str = "root"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -94,7 +97,8 @@ class Layout:
         test_list: the names of the test videos, if it is there.
         sample: a submission as it must look, if it is there.
         strays: folders with pictures that are not in a video's folder below a kind of crops.
-        faults: what was found more than once, of which the first was taken.
+        faults: what was found more than once, of which the first was taken, and what cannot be
+            read.
     """
 
     root: Path
@@ -152,10 +156,9 @@ class _Search:
     def walk(self, folder: Path, depth: int) -> None:
         if self._was_here(folder):
             return
-        folders, files = self._entries(folder)
+        folders, files = self._entries(folder, "root", whole=False)
         if any(frame_number(path.name) >= 0 for path in files):
             self.strays.append(folder)
-            return
         for path in files:
             self._file(path)
         for path in folders:
@@ -167,12 +170,14 @@ class _Search:
 
     def challenge(self, folder: Path) -> bool:
         """Whether it has a folder for a split, whose files are then taken."""
-        splits = [path for path in self._entries(folder)[0] if _plain(path.name) in _SPLIT_NAMES]
+        folders, _ = self._entries(folder, "annotations")
+        splits = [path for path in folders if _plain(path.name) in _SPLIT_NAMES]
         for split_folder in splits:
             known = self.annotations[_SPLIT_NAMES[_plain(split_folder.name)]]
-            for path in self._entries(split_folder)[1]:
+            for path in self._entries(split_folder, "annotations")[1]:
                 if path.suffix.lower() != ".txt":
-                    self._fault("strangers", path, "is no .txt file; it is passed over")
+                    reason = "is no .txt file; it is passed over"
+                    self._fault("strangers", "annotations", path, reason)
                 elif path.stem not in known:
                     known[path.stem] = path
                 elif not _same_content(known[path.stem], path):
@@ -184,7 +189,7 @@ class _Search:
         if self._was_here(folder):
             return
         known = self.crops.setdefault(kind, {})
-        folders, files = self._entries(folder, whole=True)
+        folders, files = self._entries(folder, kind)
         if any(frame_number(path.name) >= 0 for path in files):
             self.strays.append(folder)
         for path in folders:
@@ -194,7 +199,7 @@ class _Search:
             elif _BATCH.fullmatch(name):
                 self._crop_folder(path, kind)
             elif path.name in known:
-                self.twice["crops", folder, known[path.name].parent].append(path.name)
+                self.twice[kind, folder, known[path.name].parent].append(path.name)
             else:
                 known[path.name] = path
 
@@ -210,20 +215,33 @@ class _Search:
         elif path.suffix.lower() in (".txt", ".csv") and _is_sample(path):
             self.samples.append(path)
 
-    def _entries(self, folder: Path, *, whole: bool = False) -> tuple[list[Path], list[Path]]:
-        """Its folders and files, sorted; unless whole, up to the first frame of a video."""
+    def _entries(
+        self, folder: Path, part: str, *, whole: bool = True
+    ) -> tuple[list[Path], list[Path]]:
+        """Its folders and files, sorted; unless whole, of a video's folder the first frames."""
         folders, files = [], []
         try:
             with os.scandir(folder) as entries:
                 for entry in entries:
                     if entry.name.startswith(".") or entry.name == "__MACOSX":
                         continue
-                    is_folder = entry.is_dir()
-                    (folders if is_folder else files).append(Path(entry.path))
-                    if not (is_folder or whole) and frame_number(entry.name) >= 0:
+                    path = Path(entry.path)
+                    try:
+                        is_folder = entry.is_dir()
+                    except OSError as error:
+                        reason = f"cannot be read ({error.strerror}); mend it or remove it"
+                        self._fault("unreadable", _part_of(path, part), path, reason)
+                        continue
+                    if _is_text(entry.name):
+                        (folders if is_folder else files).append(path)
+                    elif is_folder or _part_of(path, part) != "root":
+                        reason = "its name is no text (UTF-8): rename it"
+                        self._fault("unreadable", _part_of(path, part), path, reason)
+                    if not whole and len(files) == _A_VIDEO and _are_frames(files) and not folders:
                         break
         except OSError as error:
-            self._fault("root", folder, f"cannot be read ({error.strerror}); check its rights")
+            reason = f"cannot be read ({error.strerror}); check its rights"
+            self._fault("unreadable", part, folder, reason)
         return sorted(folders), sorted(files)
 
     def _was_here(self, folder: Path) -> bool:
@@ -232,27 +250,29 @@ class _Search:
         self.seen.add(real)
         return known
 
-    def _fault(self, kind: str, path: Path, reason: str) -> None:
-        self.faults.append(LayoutFault(self._name(path), reason, kind=kind))
+    def _fault(self, kind: str, part: str, path: Path, reason: str) -> None:
+        self.faults.append(LayoutFault(self._name(path), reason, kind=kind, part=part))
 
     def _name(self, path: Path) -> str:
-        return path.relative_to(self.root).as_posix()
+        name = os.fsencode(path.relative_to(self.root).as_posix())
+        return name.decode(errors="backslashreplace")
 
-    def _one(self, kind: str, paths: list[Path], hints: Iterable[str]) -> Path | None:
+    def _one(self, part: str, paths: list[Path], hints: Iterable[str]) -> Path | None:
         """The only one, or the only one whose name holds a hint."""
         hinted = [path for path in paths if any(hint in path.name.lower() for hint in hints)]
         paths = hinted or paths
         if len(paths) > 1:
             others = ", ".join(self._name(path) for path in paths[1:])
-            self._fault(kind, paths[0], f"is used; there are also {others}: remove what is not it")
+            reason = f"is used; there are also {others}: remove what is not it"
+            self._fault("twice", part, paths[0], reason)
         return paths[0] if paths else None
 
     def layout(self) -> Layout:
         # The conflict is of folders, not of files: an edition too many is one fault, not 318.
-        for (kind, folder, first), names in self.twice.items():
+        for (part, folder, first), names in self.twice.items():
             some = ", ".join(names[:3]) + (", ..." if len(names) > 3 else "")
             reason = f"{len(names)} in it are in {self._name(first)} too ({some})"
-            self._fault(kind, folder, f"{reason}; those are used, remove the ones that are wrong")
+            self._fault("twice", part, folder, f"{reason}; remove the ones that are wrong")
         return Layout(
             self.root,
             {split: _sorted(paths) for split, paths in self.annotations.items()},
@@ -273,8 +293,26 @@ def _plain(name: str) -> str:
     return re.sub(r"[\s_-]+", "_", name.strip().lower())
 
 
+def _part_of(path: Path, part: str) -> str:
+    return "videos" if part == "root" and path.suffix.lower() in _VIDEO_EXTENSIONS else part
+
+
+def _are_frames(files: Iterable[Path]) -> bool:
+    return all(frame_number(path.name) >= 0 for path in files)
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # file systems allow any bytes, labels and reports do not
+        return False
+    return True
+
+
 def _is_sample(path: Path) -> bool:
     try:
+        if not path.is_file():  # a pipe would be waited for
+            return False
         with path.open("rb") as file:
             return is_sample_header(file.readline(200))
     except OSError:

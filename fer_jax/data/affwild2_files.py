@@ -3,6 +3,7 @@
 import dataclasses
 import os
 import re
+import stat
 from pathlib import Path
 
 import numpy as np
@@ -278,9 +279,11 @@ def read_bytes(path: Path) -> bytes:
     """The content of a text file as UTF-8, without a byte-order mark.
 
     Raises:
-        FerJaxError: the file cannot be read.
+        FerJaxError: the file cannot be read, or is none: a pipe would be waited for.
     """
     try:
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise FerJaxError(f"{path}: is no file but a folder, pipe or device; remove it")
         content = path.read_bytes()
     except OSError as error:
         raise _unreadable(path, error) from error

@@ -20,7 +20,7 @@ from fer_jax.data.affwild2 import (
     source_video,
 )
 from fer_jax.data.examples import Example, Fault
-from fer_jax.data.units import Unit, file_state
+from fer_jax.data.units import Unit, folder_state
 from fer_jax.errors import FerJaxError
 
 SOURCE = "affwild2"
@@ -93,16 +93,19 @@ class CropFolder:
         return 0 if self.person.labels is None else int((self.person.labels >= 0).sum())
 
     def fingerprint(self) -> str:
-        """Of the labels and of which pictures there are."""
+        """Of the labels, and of the pictures' names, sizes and times."""
         digest = hashlib.sha256(self.person.digest())
-        digest.update(list_frames(self.folder).numbers.tobytes())
-        digest.update(f"{self.unlabelled} {self.template} {self.folder}".encode())
-        digest.update(file_state(self.folder).encode())
+        digest.update(os.fsencode(f"{self.unlabelled} {self.template} {self.folder}"))
+        digest.update(folder_state(self.folder).encode())
         return digest.hexdigest()
 
     def examples(self) -> Iterator[Example | Fault]:
         """The frames that have a picture, and a label unless all are wanted."""
-        frames = list_frames(self.folder)
+        try:
+            frames = list_frames(self.folder)
+        except FerJaxError as error:
+            yield Fault(self.name, str(error).removeprefix(f"{self.folder}: "))
+            return
         for number in frames.numbers.tolist():
             if number >= 1 and (self.unlabelled or self.person.label(number) >= 0):
                 yield self.person.example(number, frames.path(number), template=self.template)
@@ -140,12 +143,14 @@ def crop_units(
         unlabelled: take frames without a label as well, the test videos as split `test` and
             people that are in no list as split `unlabelled`.
         skip_bad: go on where an annotation cannot be trusted: without the file if its header is
-            wrong, without the line if that is.
+            wrong, without the line if that is; and without folders that cannot be read.
 
     Raises:
-        FerJaxError: there is nothing of the kind, or an annotation cannot be trusted.
+        FerJaxError: there is nothing of the kind; an annotation cannot be trusted or a folder not
+            be read; or, whatever `skip_bad` says, annotations or crops are there twice.
     """
     layout = find_layout(root)
+    unread = layout_faults(layout, kind, unlabelled=unlabelled, skip_bad=skip_bad)
     if kind not in layout.crops:
         there = ", ".join(layout.crops) or "none"
         raise FerJaxError(
@@ -153,6 +158,10 @@ def crop_units(
             f"--crops {' or '.join(CROP_KINDS)}, or --from-videos"
         )
     people, faults = read_people(layout, unlabelled=unlabelled, skip_bad=skip_bad)
+    faults += unread
+    for path in layout.strays:
+        name = path.relative_to(layout.root).as_posix()
+        faults.append(Fault(name, "holds pictures, but not as crops do; they are passed over"))
     folders = layout.crops[kind]
     listed = {person.video for person in people}
     strangers = [video for video in folders if video not in listed] if unlabelled else []
@@ -164,6 +173,34 @@ def crop_units(
         else:
             faults.append(Fault(person.video, f"has no folder in {kind}"))
     return Collection(tuple(units), tuple(faults), annotation_columns(people))
+
+
+def layout_faults(
+    layout: Layout, pictures: str, *, unlabelled: bool, skip_bad: bool
+) -> list[Fault]:
+    """What of the layout is in doubt and would change what is stored.
+
+    Args:
+        layout: where the parts are.
+        pictures: the part that they are taken from: one of `CROP_KINDS`, or `videos`.
+        unlabelled: whether the test list counts too.
+        skip_bad: go on without what cannot be read.
+
+    Raises:
+        FerJaxError: something cannot be read and `skip_bad` is false; or annotations or pictures
+            are there twice, since no rule tells which edition somebody wants.
+    """
+    parts = {"root", "annotations", pictures} | ({"test_list"} if unlabelled else set())
+    faults = [fault for fault in layout.faults if fault.part in parts]
+    faults = [fault for fault in faults if fault.kind != "strangers"]
+    twice = [fault for fault in faults if fault.kind == "twice" and fault.part != "test_list"]
+    if twice:
+        raise FerJaxError(f"{layout.root}: what to store is there twice: {_listed(twice)}")
+    if faults and not skip_bad:
+        raise FerJaxError(
+            f"{layout.root}: {_listed(faults)}; or pass --skip-bad to go on regardless"
+        )
+    return list(faults)
 
 
 def read_people(
@@ -200,10 +237,8 @@ def read_people(
             if not any(_is_of_the_file(fault) for fault in annotation.faults):
                 people[video] = Person(video, split, annotation.labels)
     if faults and not skip_bad:
-        shown = "; ".join(f"{fault.name}: {fault.reason}" for fault in faults[:_SHOWN_FAULTS])
-        more = f"; and {len(faults) - _SHOWN_FAULTS} more" if len(faults) > _SHOWN_FAULTS else ""
         raise FerJaxError(
-            f"{len(faults)} faults in the annotations: {shown}{more}; see `fer-jax doctor "
+            f"{len(faults)} faults in the annotations: {_listed(faults)}; see `fer-jax doctor "
             f"{layout.root}`, repair them, or pass --skip-bad to leave such lines and files out"
         )
     if unlabelled and layout.test_list is not None:
@@ -211,6 +246,12 @@ def read_people(
             if video not in people:
                 people[video] = Person(video, "test", None)
     return list(people.values()), faults
+
+
+def _listed(faults: Sequence[Fault]) -> str:
+    shown = "; ".join(f"{fault.name}: {fault.reason}" for fault in faults[:_SHOWN_FAULTS])
+    more = f"; and {len(faults) - _SHOWN_FAULTS} more" if len(faults) > _SHOWN_FAULTS else ""
+    return shown + more
 
 
 def _is_of_the_file(fault: str) -> bool:

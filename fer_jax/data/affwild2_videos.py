@@ -11,7 +11,13 @@ import numpy as np
 from jaxtyping import Float32, Int64
 
 from fer_jax.data.affwild2 import find_layout, source_video
-from fer_jax.data.affwild2_units import Collection, Person, annotation_columns, read_people
+from fer_jax.data.affwild2_units import (
+    Collection,
+    Person,
+    annotation_columns,
+    layout_faults,
+    read_people,
+)
 from fer_jax.data.examples import Example, Fault
 from fer_jax.data.images import encode_image
 from fer_jax.data.units import file_state
@@ -61,7 +67,7 @@ class VideoFile:
     def fingerprint(self) -> str:
         """Of the people's labels and of the file's size and time."""
         digest = hashlib.sha256(b"".join(person.digest() for person in self.people))
-        digest.update(f"{self.unlabelled} {self.size} {self.path}".encode())
+        digest.update(os.fsencode(f"{self.unlabelled} {self.size} {self.path}"))
         digest.update(file_state(self.path).encode())
         return digest.hexdigest()
 
@@ -137,17 +143,21 @@ def video_units(
         skip_bad: as in `crop_units`.
 
     Raises:
-        FerJaxError: there is no video, an annotation cannot be trusted, or the size is impossible.
+        FerJaxError: there is no video, or the size is impossible; an annotation cannot be trusted
+            or a folder not be read; or, whatever `skip_bad` says, annotations or videos are there
+            twice.
     """
     if not _SMALLEST <= size <= _LARGEST:
         raise FerJaxError(f"size {size} is not in {_SMALLEST}..{_LARGEST} pixels; 112 is usual")
     layout = find_layout(root)
+    unread = layout_faults(layout, "videos", unlabelled=unlabelled, skip_bad=skip_bad)
     if not layout.videos:
         raise FerJaxError(
             f"{layout.root}: has no video (.mp4, .avi); unpack batch1, batch2, ..., or leave "
             "--from-videos out to take the crops"
         )
     people, faults = read_people(layout, unlabelled=unlabelled, skip_bad=skip_bad)
+    faults += unread
     of_video: dict[str, list[Person]] = collections.defaultdict(list)
     for person in people:
         stem = person.video if person.video in layout.videos else source_video(person.video)[0]

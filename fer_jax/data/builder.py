@@ -7,7 +7,6 @@ shards, in tensorflow-datasets' layout).
 """
 
 import contextlib
-import csv
 import dataclasses
 import json
 import os
@@ -20,18 +19,11 @@ from typing import Any
 
 import numpy as np
 import tqdm
+from jaxtyping import UInt8
 
 from fer_jax.atomic import atomic_directory, check_free
-from fer_jax.data.cleaning import (
-    REASONS,
-    TRAIN,
-    Cleaning,
-    Rejects,
-    judge,
-    read_csv,
-    with_corrupted,
-)
-from fer_jax.data.cleaning import write_csv as write_cleaning_csv
+from fer_jax.data.cleaning import TRAIN, Cleaning, Rejects, judge
+from fer_jax.data.cleaning_files import EditedList, follow, refuse_edited, write_findings
 from fer_jax.data.examples import Example, Fault, LeftOut
 from fer_jax.data.images import decode_image
 from fer_jax.data.shards import FORMAT, MARKER, SHARD_BYTES, write_shards
@@ -109,7 +101,7 @@ def build_units(
     *,
     look: Look,
     cleaning: Cleaning | None = None,
-    edited: str | os.PathLike[str] | None = None,
+    edited: EditedList | None = None,
     staging: str | os.PathLike[str] | None = None,
     review: bool = False,
     workers: int = 0,
@@ -129,7 +121,7 @@ def build_units(
         out: the folder to make.
         look: how pictures are looked at.
         cleaning: the rules by which training pictures are left out; None keeps all.
-        edited: a `cleaning.csv` to go by instead of the rules.
+        edited: a list to go by instead of the rules.
         staging: where to keep what was seen until the data set is whole, so that a run that is
             stopped goes on where it was; None keeps it in a folder that goes with the run.
         review: stop after cleaning, with `cleaning.csv` and `cleaning.png` in `staging`.
@@ -143,8 +135,8 @@ def build_units(
 
     Raises:
         FerJaxError: something cannot be used and `skip_bad` is false, or nothing is left; `out`
-            exists and `overwrite` is false; `edited` names what there is not; `review` without
-            `staging`.
+            exists and `overwrite` is false; `edited` names what there is not; the list in `staging`
+            was edited and is not `edited`; `review` without `staging`.
     """
     if review and staging is None:
         raise FerJaxError("review needs a staging folder: that is where its files are put")
@@ -153,26 +145,28 @@ def build_units(
     if not units:
         raise FerJaxError(f"no face can be used: {_first(faults) or 'none is listed'}")
     with _staging_folder(staging, out) as parts:
+        refuse_edited(parts, edited)
         collection = _Collection(stage(units, parts, look, len(space), workers=workers))
         _check_keys(collection.columns["key"])
-        faults = [*faults, *(fault for part in collection.parts for fault in part.faults)]
-        rejects = None
-        if cleaning is not None or edited is not None:
-            rejects, faults = _clean(collection, faults, cleaning, edited)
+        corrupted = [fault for part in collection.parts for fault in part.corrupted]
+        rejects, corrupted = _clean(collection, corrupted, cleaning, edited)
+        told = [fault for part in collection.parts for fault in part.faults]
+        faults = [*faults, *told, *corrupted]
+        findings = (faults, rejects, collection.columns["key"], collection.picture)
         if review:
-            _write_findings(collection, rejects, faults, parts)
+            write_findings(parts, *findings, review=True)
             return Built(parts, tuple(faults), rejects)
         bad = [fault for fault in faults if not isinstance(fault, LeftOut)]
         if bad and not skip_bad:
             raise FerJaxError(_describe(bad, len(bad) + len(collection)))
         rows = _kept_rows(collection, rejects)
         if not rows.size:
-            why = rejects.summary() if rejects and rejects.keys else _first(faults)
+            why = rejects.summary() if rejects and rejects.total else _first(faults)
             raise FerJaxError(f"no face can be used: {why}; check the folder")
         with atomic_directory(out, marker=MARKER, overwrite=overwrite) as folder:
             _write_shards(collection, rows, space, folder)
             _write_index(collection, rows, folder / "index.npz")
-            _write_findings(collection, rejects, faults, folder)
+            write_findings(folder, *findings)
             for name, columns in (extras or {}).items():
                 np.savez_compressed(folder / name, **columns)
             used = None if edited is not None else cleaning
@@ -195,7 +189,7 @@ def _kept_rows(collection: "_Collection", rejects: Rejects | None) -> np.ndarray
     """The rows to store, split by split as the shards hold them."""
     kept = np.ones(len(collection), bool)
     if rejects is not None:
-        kept &= ~np.isin(collection.columns["key"], np.asarray(rejects.keys, np.str_))
+        kept[list(rejects.rows)] = False
     rows = np.flatnonzero(kept)
     return rows[np.argsort(collection.columns["split"][rows], kind="stable")]
 
@@ -238,6 +232,10 @@ class _Collection:
             if mine.size:
                 yield from part.encoded((mine - first).tolist())
 
+    def picture(self, row: int) -> UInt8[np.ndarray, "_ _ 3"]:
+        """One row's picture, decoded."""
+        return decode_image(next(self.images(np.asarray([row]))))
+
     def votes(self, rows: np.ndarray) -> Iterator[np.ndarray]:
         """The votes of some rows, which ascend."""
         for part, first, end in zip(self.parts, self.first, self.first[1:], strict=False):
@@ -248,20 +246,19 @@ class _Collection:
 
 def _clean(
     collection: _Collection,
-    faults: Sequence[Fault],
+    corrupted: Sequence[Fault],
     cleaning: Cleaning | None,
-    edited: str | os.PathLike[str] | None,
-) -> tuple[Rejects, list[Fault]]:
-    """What is left out of training, and the faults that are none of cleaning's."""
+    edited: EditedList | None,
+) -> tuple[Rejects | None, list[Fault]]:
+    """What is left out of training, and what is corrupted of the other splits."""
+    if cleaning is None and edited is None:
+        return None, list(corrupted)
+    trained = [fault for fault in corrupted if fault.split == TRAIN]
     if edited is not None:
-        rejects = read_csv(edited, collection.columns)
+        rejects = follow(edited, collection.columns, trained)
     else:
-        rejects = judge(collection.columns, cleaning)
-    corrupted = [fault for fault in faults if fault.split == TRAIN]
-    rejects = with_corrupted(
-        rejects, [fault.name for fault in corrupted], [fault.reason for fault in corrupted]
-    )
-    return rejects, [fault for fault in faults if fault.split != TRAIN]
+        rejects = judge(collection.columns, cleaning, trained)
+    return rejects, [fault for fault in corrupted if fault.split != TRAIN]
 
 
 def _write_shards(
@@ -288,7 +285,7 @@ def _records(
         record = {
             name: columns[name][row].item()
             for name in INDEX_COLUMNS
-            if name not in ("score", "size", "sharpness")
+            if name not in ("voted", "score", "size", "sharpness")
         }
         quality = {name: columns[name][row].item() for name in ("score", "size", "sharpness")}
         yield {**record, "image": image, "votes": counted, "quality": quality}
@@ -306,42 +303,6 @@ def _write_index(collection: _Collection, rows: np.ndarray, path: Path) -> None:
     counts = np.unique_counts(columns["split"]).counts
     position = np.concatenate([np.arange(n) for n in counts]).astype(np.int64)
     np.savez_compressed(path, **columns, position=position)
-
-
-def _write_findings(
-    collection: _Collection, rejects: Rejects | None, faults: Sequence[Fault], folder: Path
-) -> None:
-    """`skipped.csv`, `cleaning.csv` and its picture, as far as there is something to tell."""
-    if faults:
-        with (folder / "skipped.csv").open("w", encoding="utf-8", newline="") as file:
-            writer = csv.writer(file)
-            writer.writerow(["path", "reason"])
-            writer.writerows((fault.name, fault.reason) for fault in faults)
-    if rejects is None:
-        return
-    write_cleaning_csv(rejects, folder / "cleaning.csv")
-    if rejects.keys:
-        _write_sheet(collection, rejects, folder / "cleaning.png")
-
-
-def _write_sheet(collection: _Collection, rejects: Rejects, path: Path) -> None:
-    from fer_jax.data.contact_sheet import SHOWN, write_contact_sheet
-
-    row_of = {key: row for row, key in enumerate(collection.columns["key"].tolist())}
-    groups = []
-    for reason, count in rejects.counts().items():
-        chosen = [i for i, found in enumerate(rejects.reasons) if found == reason]
-        # Evenly over all of them: neighbours in a video look alike.
-        chosen = [chosen[i] for i in np.linspace(0, count - 1, min(count, SHOWN)).astype(int)]
-        pictures = []
-        for i in chosen:
-            row = row_of.get(rejects.keys[i])
-            picture = None
-            if row is not None:
-                picture = decode_image(next(collection.images(np.asarray([row]))))
-            pictures.append((rejects.keys[i], picture))
-        groups.append((f"{reason}: {count:,} ({REASONS[reason]})", pictures))
-    write_contact_sheet(path, rejects.summary(), groups)
 
 
 def _description(
@@ -378,6 +339,7 @@ def _describe(faults: Sequence[Fault], total: int) -> str:
 
 def _first(faults: Sequence[Fault]) -> str:
     shown = "; ".join(f"{fault.name}: {fault.reason}" for fault in faults[:_SHOWN_FAULTS])
+    shown = shown.encode(errors="backslashreplace").decode()  # a name may be no text
     more = len(faults) - _SHOWN_FAULTS
     return f"{shown}; and {more} more" if more > 0 else shown
 

@@ -1,31 +1,31 @@
 """Which training pictures are left out: no face, too small, blurred, there already.
 
 This is the paper's cleaning step. It takes from the split `train` only, so what is scored never
-shrinks. What it rejects is listed in `cleaning.csv`, which may be edited and handed back.
+shrinks. What it rejects is listed in `cleaning.csv`, which may be edited and handed back (see
+`cleaning_files`).
 """
 
-import csv
 import dataclasses
-import os
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 
 import numpy as np
 from jaxtyping import Bool
 
-from fer_jax.data.duplicates import DEFAULT_DISTANCE, twins
+from fer_jax.data.duplicates import DEFAULT_DISTANCE, MOST_DISTANT, twins
+from fer_jax.data.examples import Fault
 from fer_jax.errors import FerJaxError
 
 TRAIN = "train"
+UNLABELLED = "unlabelled"  # the split of faces that are neither trained on nor scored
+CORRUPTED = "corrupted"
 REASONS = {
-    "corrupted": "cannot be decoded",
+    CORRUPTED: "cannot be decoded, or its box lies outside",
     "non_face": "the detector's score is below the threshold",
     "low_resolution": "the face has fewer pixels than the threshold",
     "blurred": "the variance of the Laplacian is below the threshold",
     "duplicate": "shows what another picture shows",
     "by_hand": "named in the edited list",
 }
-_HEADER = ("path", "reason", "value")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,13 +58,13 @@ class Cleaning:
             "min_score": 0 <= self.min_score <= 1,
             "min_size": self.min_size >= 0,
             "min_sharpness": self.min_sharpness >= 0,
-            "duplicate_distance": -1 <= self.duplicate_distance <= 64,
+            "duplicate_distance": -1 <= self.duplicate_distance <= MOST_DISTANT,
         }
         for name, good in checks.items():
             if not good:
                 raise FerJaxError(
                     f"cleaning.{name}={getattr(self, name)} is out of range: scores 0 to 1, sizes "
-                    "and sharpness from 0, distances -1 (off) to 64"
+                    f"and sharpness from 0, distances -1 (off) to {MOST_DISTANT}"
                 )
 
 
@@ -73,20 +73,29 @@ class Rejects:
     """What is left out of training.
 
     Attributes:
-        keys: the pictures, each once.
-        reasons: why, a name of `REASONS`.
-        values: what was measured, or which picture it repeats.
-        trained: how many training pictures there were before.
+        rows: the faces, by their rows in the collection's table, ascending.
+        reasons: why, for each row, a name of `REASONS`.
+        values: what was measured of each row, or which picture it repeats.
+        corrupted: training pictures that never became a row.
+        trained: how many training pictures there were before, these included.
     """
 
-    keys: tuple[str, ...]
+    rows: tuple[int, ...]
     reasons: tuple[str, ...]
     values: tuple[str, ...]
+    corrupted: tuple[Fault, ...]
     trained: int
+
+    @property
+    def total(self) -> int:
+        """How many pictures are left out."""
+        return len(self.rows) + len(self.corrupted)
 
     def counts(self) -> dict[str, int]:
         """How many pictures each reason takes, in the order of `REASONS`."""
-        return {name: self.reasons.count(name) for name in REASONS if name in self.reasons}
+        found = {name: self.reasons.count(name) for name in REASONS}
+        found[CORRUPTED] = len(self.corrupted)
+        return {name: count for name, count in found.items() if count}
 
     def summary(self) -> str:
         """One line: what share of the training pictures goes, and why."""
@@ -98,21 +107,25 @@ class Rejects:
         ]
         why = f": {', '.join(parts)}" if parts else ""
         return (
-            f"cleaning: {len(self.keys):,} of {self.trained:,} training pictures left out "
-            f"({len(self.keys) / self.trained:.2%}){why}"
+            f"cleaning: {self.total:,} of {self.trained:,} training pictures left out "
+            f"({self.total / self.trained:.2%}){why}"
         )
 
 
-def judge(columns: Mapping[str, np.ndarray], rules: Cleaning) -> Rejects:
+def judge(
+    columns: Mapping[str, np.ndarray], rules: Cleaning, corrupted: Sequence[Fault] = ()
+) -> Rejects:
     """Applies the rules; of several that a picture breaks, the first one listed is named.
 
-    Of two training pictures that show the same, the second one goes, and both where their labels
-    differ. A training picture that shows what a picture of another split shows goes as well.
+    Of two training pictures that show the same, the second one goes, both where their labels
+    differ, and the unlabelled one where only one has a label. A training picture that shows what a
+    picture of a split that is scored shows goes as well.
 
     Args:
         columns: of all splits: `key`, `split`, `video`, `label`, `score`, `size`, `sharpness`,
             `hash`.
         rules: the thresholds.
+        corrupted: training pictures that are no rows, since they cannot be decoded.
 
     Returns:
         The rejects, in the order of the rows. A picture without a score has not been looked at by
@@ -137,10 +150,11 @@ def judge(columns: Mapping[str, np.ndarray], rules: Cleaning) -> Rejects:
             values[row] = f"{columns['key'][other]} ({columns['split'][other]})"
     rows = np.flatnonzero(reasons != "")
     return Rejects(
-        tuple(columns["key"][rows].tolist()),
+        tuple(rows.tolist()),
         tuple(reasons[rows].tolist()),
         tuple(values[rows].tolist()),
-        int(train.sum()),
+        tuple(corrupted),
+        int(train.sum()) + len(corrupted),
     )
 
 
@@ -148,9 +162,9 @@ def _duplicates(
     columns: Mapping[str, np.ndarray], good: np.ndarray, distance: int
 ) -> list[tuple[int, int]]:
     """(row to leave out, row that it repeats), each row to leave out once."""
-    train = columns["split"] == TRAIN
+    train, labels = columns["split"] == TRAIN, columns["label"]
     # What is left out already cannot be repeated, unless it is scored.
-    rows = np.flatnonzero(good | ~train)
+    rows = np.flatnonzero(np.where(train, good, columns["split"] != UNLABELLED))
     videos = columns["video"][rows]
     # A picture of no video is a group of its own.
     names = np.where(videos != "", np.strings.add("v:", videos), columns["key"][rows])
@@ -159,84 +173,16 @@ def _duplicates(
     pairs = rows[twins(columns["hash"][rows], groups, distance=distance)]
     for first, second in pairs.tolist():
         if train[first] and train[second]:
-            if columns["label"][first] != columns["label"][second]:
-                found.setdefault(first, second)
-                found.setdefault(second, first)
-            elif first not in found:
-                found.setdefault(second, first)
+            kept, other = first, second
+            if labels[first] < 0 <= labels[second]:
+                kept, other = second, first
+            if labels[other] >= 0 and labels[kept] != labels[other]:
+                found.setdefault(kept, other)
+                found.setdefault(other, kept)
+            elif kept not in found:
+                found.setdefault(other, kept)
         elif train[second]:
             found.setdefault(second, first)
         elif train[first]:
             found.setdefault(first, second)
     return sorted(found.items())
-
-
-def with_corrupted(rejects: Rejects, names: Sequence[str], reasons: Sequence[str]) -> Rejects:
-    """The rejects, led by training pictures that cannot be decoded."""
-    return Rejects(
-        (*names, *rejects.keys),
-        (*("corrupted" for _ in names), *rejects.reasons),
-        (*reasons, *rejects.values),
-        rejects.trained + len(names),
-    )
-
-
-def write_csv(rejects: Rejects, path: Path) -> None:
-    """Writes `path,reason,value`, one row a rejected picture."""
-    with path.open("w", encoding="utf-8", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(_HEADER)
-        writer.writerows(zip(rejects.keys, rejects.reasons, rejects.values, strict=True))
-
-
-def read_csv(path: str | os.PathLike[str], columns: Mapping[str, np.ndarray]) -> Rejects:
-    """Reads an edited list back: what it names is left out, nothing else.
-
-    A row that was taken out keeps its picture; a row that was added, of which `path` is enough,
-    leaves one out. Rows with the reason `corrupted` need not be there: such pictures go anyway.
-
-    Args:
-        path: the file.
-        columns: of all splits: `key` and `split`.
-
-    Raises:
-        FerJaxError: no such file, no column `path`, a picture that there is not, or one that is not
-            trained on.
-    """
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            fields = [name.strip() for name in reader.fieldnames or ()]
-            reader.fieldnames = fields
-            if "path" not in fields:
-                raise FerJaxError(f"{path}: has no column 'path'; its first line names the columns")
-            listed = [
-                (reader.line_num, *((row.get(name) or "").strip() for name in _HEADER))
-                for row in reader
-            ]
-    except FileNotFoundError:
-        raise FerJaxError(f"{path}: no such file; name an edited cleaning.csv") from None
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise FerJaxError(f"{path}: is not a CSV file in UTF-8 ({error}); convert it") from None
-    split_of = dict(zip(columns["key"].tolist(), columns["split"].tolist(), strict=True))
-    chosen: dict[str, tuple[str, str]] = {}
-    for line, key, reason, value in listed:
-        if not key or reason == "corrupted":
-            continue
-        if key not in split_of:
-            raise FerJaxError(
-                f"{path}: line {line} names {key}, which is not among the pictures; correct it"
-            )
-        if split_of[key] != TRAIN:
-            raise FerJaxError(
-                f"{path}: line {line} names {key}, of the split {split_of[key]}; only training "
-                "pictures can be left out, so take the line out"
-            )
-        chosen.setdefault(key, (reason if reason in REASONS else "by_hand", value))
-    ordered = [key for key in columns["key"].tolist() if key in chosen]
-    return Rejects(
-        tuple(ordered),
-        tuple(chosen[key][0] for key in ordered),
-        tuple(chosen[key][1] for key in ordered),
-        int((columns["split"] == TRAIN).sum()),
-    )

@@ -1,12 +1,13 @@
 """A picture of what cleaning leaves out: a few faces of each reason, to be looked at."""
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import matplotlib
 import numpy as np
 from jaxtyping import UInt8
+from matplotlib import font_manager
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
@@ -32,7 +33,9 @@ def write_contact_sheet(
     rows = [-(-min(len(pictures), SHOWN) // COLUMNS) for _, pictures in groups]
     lines = textwrap.wrap(title, 100)
     inches = 0.25 * len(lines) + 0.2 + sum(0.35 + 1.25 * _INCH * count for count in rows)
-    with matplotlib.rc_context({"font.family": "sans-serif"}):
+    with matplotlib.rc_context({"font.family": "sans-serif", "text.parse_math": False}):
+        font = font_manager.findfont(font_manager.FontProperties())
+        glyphs = font_manager.get_font(font).get_charmap()
         figure = Figure(figsize=(COLUMNS * _INCH + 0.4, inches), dpi=110)
         FigureCanvasAgg(figure)
         width, height = figure.get_size_inches()
@@ -47,7 +50,7 @@ def write_contact_sheet(
                 left = 0.2 + (i % COLUMNS) * _INCH
                 bottom = y - (i // COLUMNS + 1) * 1.25 * _INCH + 0.25 * _INCH
                 box = (left / width, bottom / height, 0.95 * _INCH / width, 0.95 * _INCH / height)
-                _draw(figure.add_axes(box), caption, picture)
+                _draw(figure.add_axes(box), _shown(caption, glyphs), picture)
             y -= count * 1.25 * _INCH
         figure.savefig(path)
 
@@ -62,5 +65,10 @@ def _draw(axes, caption: str, picture: np.ndarray | None) -> None:
     axes.set_yticks([])
     for spine in axes.spines.values():
         spine.set_visible(False)
-    shown = caption if len(caption) <= 24 else f"…{caption[-23:]}"
-    axes.set_xlabel(shown, fontsize=4.5, labelpad=2)
+    axes.set_xlabel(caption, fontsize=4.5, labelpad=2)
+
+
+def _shown(caption: str, glyphs: Mapping[int, int]) -> str:
+    """The end of a caption; what the font has no sign for becomes U+FFFD."""
+    caption = caption if len(caption) <= 24 else f"…{caption[-23:]}"
+    return "".join(sign if ord(sign) in glyphs else "\ufffd" for sign in caption)

@@ -5,7 +5,7 @@ import json
 import os
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -83,6 +83,23 @@ class RecordReader:
             ) from error
 
 
+@runtime_checkable
+class Indexed(Protocol):
+    """Faces with an index: a data set, or a table of features of one.
+
+    Attributes:
+        path: its folder.
+        label_space: what its labels mean.
+        template: how the faces were aligned.
+        index: one column a field, one row a face; see `FaceData`.
+    """
+
+    path: Path | epath.Path
+    label_space: LabelSpace
+    template: str
+    index: dict[str, np.ndarray]
+
+
 class FaceData:
     """A prepared data set.
 
@@ -90,7 +107,8 @@ class FaceData:
         path: its folder.
         label_space: what its labels mean.
         index: one numpy column a field, one row a face: `key`, `split`, `label` (int32, -1 =
-            none), `subject`, `video`, `frame`, `source`, `template`, `size`, ...
+            none), `voted` (bool: has votes), `subject`, `video`, `frame`, `source`, `template`,
+            `size`, ...
         records: the faces themselves, by row number.
     """
 
@@ -151,6 +169,8 @@ class FaceData:
                 f"{path}: index.npz lists {len(data)} faces, the shards hold {stored}; "
                 f"{remedy} again"
             )
+        # Data sets made before the column was there.
+        index.setdefault("voted", np.zeros(len(data), bool))
         return data
 
     def __len__(self) -> int:
@@ -163,13 +183,14 @@ class FaceData:
         return str(templates[0]) if len(templates) == 1 else "mixed"
 
 
-def select(data: FaceData, split: str, *, labelled: bool = True) -> np.ndarray:
+def select(data: Indexed, split: str, *, labelled: bool = True, voted: bool = False) -> np.ndarray:
     """The row numbers of one split.
 
     Args:
         data: the data set.
         split: its name.
         labelled: leave out faces without a label.
+        voted: but keep those that have votes, such as a tie.
 
     Returns:
         int64 row numbers, ascending.
@@ -183,14 +204,14 @@ def select(data: FaceData, split: str, *, labelled: bool = True) -> np.ndarray:
         raise FerJaxError(f"{data.path}: has no split {split!r}; its splits are {there}")
     mask = data.index["split"] == split
     if labelled:
-        mask &= data.index["label"] >= 0
+        mask &= (data.index["label"] >= 0) | (voted & data.index["voted"])
     if not mask.any():
         raise FerJaxError(f"{data.path}: no face of split {split!r} has a label; name another one")
     return np.flatnonzero(mask)
 
 
 def split_selection(
-    data: FaceData, rows: np.ndarray, fraction: float, seed: int
+    data: Indexed, rows: np.ndarray, fraction: float, seed: int
 ) -> tuple[np.ndarray, np.ndarray]:
     """Splits rows in two, to train on one part and to select checkpoints on the other.
 

@@ -30,7 +30,13 @@ from fer_jax.data.affwild2 import (
     source_video,
 )
 from fer_jax.data.doctor_counts import VideoCheck, check_video, percent, worst
-from fer_jax.data.doctor_findings import FRAME_TOLERANCE, Finding, some, sort_findings
+from fer_jax.data.doctor_findings import (
+    FRAME_TOLERANCE,
+    Finding,
+    layout_findings,
+    some,
+    sort_findings,
+)
 from fer_jax.data.doctor_pictures import PictureReader, Pictures, copies
 from fer_jax.errors import FerJaxError
 
@@ -192,17 +198,7 @@ class _Doctor:
         self.findings.append(Finding(kind, where, message, split, count, tuple(details)))
 
     def _look_at_layout(self) -> None:
-        kinds = {"annotations": "ambiguous", "crops": "ambiguous", "root": "unreadable"}
-        kinds["strangers"] = "strangers"
-        for fault in self.layout.faults:
-            self._find(kinds.get(fault.kind, "several"), fault.name, fault.reason)
-        root = self.layout.root
-        parents = collections.Counter(
-            root if path == root else path.parent for path in self.layout.strays
-        )
-        for parent, number in parents.items():
-            message = f"holds pictures in {number} places, but is not named as crops are"
-            self._find("strays", self._name(parent), message, count=number)
+        self.findings += layout_findings(self.layout)
         if not self.folders:
             message = "there is no folder cropped_aligned/<video>/ or cropped/<video>/"
             self._find("no_crops", "crops", message)

@@ -4,13 +4,14 @@ import dataclasses
 from collections.abc import Mapping, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Int, UInt8
+from jaxtyping import Int, UInt8
 
 from fer_jax.data.affwild2 import LABELS
 from fer_jax.data.doctor_pictures import Pictures
 
 STATES = ("labelled", "no picture", "no label", "corrupted")
 STRIP_LENGTH = 240
+_STRIP_SLACK = 1000
 
 
 @dataclasses.dataclass(frozen=True)
@@ -29,7 +30,9 @@ class VideoCheck:
         images_without_label: pictures whose line is -1, or that have no line.
         corrupted: for each picture that cannot be opened its number and why.
         flat: pictures of one colour.
-        strip: for each part of the video the shares of its frames in each of `STATES`, of 255.
+        strip: for each part of the video the shares of its frames in each of `STATES`, of 255;
+            it ends 1,000 frames after the labels at the latest, since one picture with an absurd
+            number would fill the memory.
     """
 
     video: str
@@ -80,35 +83,37 @@ def check_video(
     Returns:
         The counts.
     """
-    last = int(numbers[-1]) if len(numbers) else 0
-    frames = max(last, len(labels))
-    label = np.full(frames + 1, -1, np.int8)  # frame 0 is there for those who count from it
-    label[1 : len(labels) + 1] = labels
-    present = np.zeros(frames + 1, bool)
-    present[numbers] = True
-    bad = np.zeros(frames + 1, bool)
-    bad[list(pictures.corrupted)] = True
+    within = numbers[(numbers >= 1) & (numbers <= len(labels))]
+    pictured = labels[within - 1]
+    pictured = pictured[pictured >= 0]
     return VideoCheck(
         video,
         split,
         len(labels),
-        np.bincount(label[label >= 0], minlength=len(LABELS)),
-        np.bincount(label[(label >= 0) & present], minlength=len(LABELS)),
+        np.bincount(labels[labels >= 0], minlength=len(LABELS)),
+        np.bincount(pictured, minlength=len(LABELS)),
         len(numbers),
         int(numbers[0]) if len(numbers) else 0,
-        last,
-        int((present & (label < 0)).sum()),
+        int(numbers[-1]) if len(numbers) else 0,
+        len(numbers) - len(pictured),
         dict(pictures.corrupted),
         pictures.flat,
-        _strip(label[1:] >= 0, present[1:], bad[1:]),
+        _strip(labels, numbers, np.asarray(list(pictures.corrupted), np.int64)),
     )
 
 
 def _strip(
-    labelled: Bool[np.ndarray, "n"], present: Bool[np.ndarray, "n"], bad: Bool[np.ndarray, "n"]
+    labels: Int[np.ndarray, "lines"],
+    numbers: Int[np.ndarray, "images"],
+    corrupted: Int[np.ndarray, "bad"],
 ) -> UInt8[np.ndarray, "part state"]:
+    last = int(numbers[-1]) if len(numbers) else 0
+    length = max(len(labels), min(last, len(labels) + _STRIP_SLACK))
+    labelled, present, bad = np.zeros((3, length), bool)
+    labelled[: len(labels)] = labels >= 0
+    for marked, frames in ((present, numbers), (bad, corrupted)):
+        marked[frames[(frames >= 1) & (frames <= length)] - 1] = True
     states = np.stack([labelled & present & ~bad, labelled & ~present, present & ~labelled, bad])
-    length = labelled.size
     if not length:
         return np.zeros((0, len(STATES)), np.uint8)
     starts = np.arange(min(length, STRIP_LENGTH)) * length // min(length, STRIP_LENGTH)

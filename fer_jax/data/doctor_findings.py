@@ -1,7 +1,10 @@
 """What `fer-jax doctor` can find, how serious each is, and what to do about it."""
 
+import collections
 import dataclasses
 from collections.abc import Iterable
+
+from fer_jax.data.affwild2 import CROP_KINDS, Layout
 
 SEVERITIES = ("error", "warning", "note")
 
@@ -173,6 +176,23 @@ class Finding:
     def severity(self) -> str:
         """One of `SEVERITIES`."""
         return KINDS[self.kind].severity
+
+
+def layout_findings(layout: Layout) -> list[Finding]:
+    """What is there twice, cannot be read, or does not belong where it is."""
+    findings = []
+    for fault in layout.faults:
+        kind = fault.kind
+        if kind == "twice":
+            kind = "ambiguous" if fault.part in ("annotations", *CROP_KINDS) else "several"
+        findings.append(Finding(kind, fault.name, fault.reason))
+    root = layout.root
+    parents = collections.Counter(root if path == root else path.parent for path in layout.strays)
+    for parent, number in parents.items():
+        message = f"holds pictures in {number} places, but is not named as crops are"
+        name = parent.relative_to(root).as_posix()
+        findings.append(Finding("strays", name, message, count=number))
+    return findings
 
 
 def sort_findings(findings: Iterable[Finding]) -> tuple[Finding, ...]:

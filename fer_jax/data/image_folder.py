@@ -1,6 +1,5 @@
 """Lists of labelled pictures: a folder with one sub-folder a class, or a CSV file."""
 
-import csv
 import math
 import os
 from collections.abc import Sequence
@@ -9,9 +8,11 @@ from pathlib import Path
 from fer_jax.data.examples import Example, Fault
 from fer_jax.data.images import EXTENSIONS
 from fer_jax.data.listing import (
+    csv_table,
     existing_folder,
     number_faces,
     read_number,
+    without_bad_names,
     without_repetitions,
 )
 from fer_jax.data.splits import DEFAULT_SPLIT, check_splits
@@ -35,7 +36,8 @@ def read_image_folder(
         space: whose class names and aliases name the folders, in any case.
 
     Returns:
-        The examples, sorted by name, and the faults: pictures in folders that name no class.
+        The examples, sorted by name, and the faults: pictures in folders that name no class, or
+        whose names are no text.
 
     Raises:
         FerJaxError: the folder does not exist, or has no folder named after a class, or no image.
@@ -50,6 +52,7 @@ def read_image_folder(
             f"{folder}: no folder in it, or one level below, is named after a class of "
             f"{space.name} ({', '.join(space.classes)}); rename the folders{hint}"
         )
+    source = _source(folder)
     examples, faults = [], []
     for split, root in roots:
         for class_folder in _folders(root):
@@ -60,13 +63,14 @@ def read_image_folder(
                     reason = f"folder {class_folder.name!r} is no class of {space.name}"
                     faults.append(Fault(name, reason))
                 else:
-                    examples.append(Example(path, name, label, split, source=folder.name))
+                    examples.append(Example(path, name, label, split, source=source))
     if not examples and not faults:
         raise FerJaxError(
             f"{folder}: its class folders hold no image ({', '.join(EXTENSIONS)}); check the path"
         )
     check_splits({example.split for example in examples}, folder)
-    return examples, faults
+    examples, unnamed = without_bad_names(examples)
+    return examples, faults + unnamed
 
 
 def class_roots(folder: Path, space: LabelSpace) -> list[tuple[str, Path]]:
@@ -97,7 +101,7 @@ def read_csv(
     class, or how probable it is; an empty field is 0. A face with votes needs no label.
 
     Args:
-        csv_path: the CSV file, UTF-8, with a header.
+        csv_path: the CSV file, UTF-8, with a header; `,` or `;` is between its fields.
         folder: what its paths are relative to.
         space: whose class names and aliases the labels are.
         subject_column: the column that says which faces must stay together in a split.
@@ -112,7 +116,12 @@ def read_csv(
             class, or no row at all.
     """
     folder = existing_folder(folder)
-    rows, columns = _csv_rows(csv_path)
+    if not os.path.isfile(csv_path):
+        raise FerJaxError(f"{csv_path}: no such file; name a CSV file with columns path, label")
+    columns, lines = csv_table(Path(csv_path), strict=True)
+    rows = list(lines)
+    if not rows and "path" in columns:
+        raise FerJaxError(f"{csv_path}: has a header and no rows; list the pictures in it")
     vote_columns = _vote_columns(columns, space, csv_path)
     needed = ["path"] if vote_columns else ["path", "label"]
     if subject_column != "subject":
@@ -127,12 +136,14 @@ def read_csv(
         )
     examples: list[tuple[int, Example]] = []
     faults = []
-    for line, row in rows:
+    for line, fields in rows:
+        row = dict(zip(columns, fields, strict=False))
         try:
+            if len(fields) != len(columns):
+                raise FerJaxError("has more or fewer fields than the header")
             examples.append((line, _example(row, folder, space, subject_column, vote_columns)))
         except FerJaxError as error:
-            name = (row.get("path") or "").strip()
-            faults.append(Fault(name or "(no path)", f"line {line}: {error}"))
+            faults.append(Fault(row.get("path") or "(no path)", f"line {line}: {error}"))
     kept, repeated = without_repetitions(examples, space)
     check_splits({example.split for example in kept}, csv_path)
     return number_faces(kept), faults + repeated
@@ -159,23 +170,9 @@ def _class(name: str, space: LabelSpace) -> int | None:
         return None
 
 
-def _csv_rows(
-    csv_path: str | os.PathLike[str],
-) -> tuple[list[tuple[int, dict[str, str]]], list[str]]:
-    if not Path(csv_path).is_file():
-        raise FerJaxError(f"{csv_path}: no such file; name a CSV file with columns path, label")
-    try:
-        # utf-8-sig: spreadsheets put a byte order mark before the first column's name.
-        with open(csv_path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
-            columns = [column.strip() for column in reader.fieldnames or ()]
-            reader.fieldnames = columns
-            rows = [(reader.line_num, row) for row in reader]
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise FerJaxError(f"{csv_path}: is not a CSV file in UTF-8 ({error}); convert it") from None
-    if not rows and "path" in columns:
-        raise FerJaxError(f"{csv_path}: has a header and no rows; list the pictures in it")
-    return rows, columns
+def _source(folder: Path) -> str:
+    """The folder's name, in which bytes that are no UTF-8 become U+FFFD."""
+    return os.fsencode(folder.name).decode(errors="replace")
 
 
 def _vote_columns(
@@ -209,22 +206,19 @@ def _votes(values: dict[str, str], columns: dict[str, int], space: LabelSpace) -
 
 
 def _example(
-    row: dict[str, str],
+    values: dict[str, str],
     folder: Path,
     space: LabelSpace,
     subject_column: str,
     vote_columns: dict[str, int],
 ) -> Example:
-    values = {key: (row.get(key) or "").strip() for key in row if isinstance(key, str)}
-    if row.get(None) or any(value is None for value in row.values()):
-        raise FerJaxError("has more or fewer fields than the header")
     if not values["path"]:
         raise FerJaxError("has no path")
     votes = _votes(values, vote_columns, space)
     name = values.get("label", "")
     label = space.index(name) if name or not votes else -1
     path = folder / values["path"]
-    if not path.is_file():
+    if not os.path.isfile(path):
         raise FerJaxError("no such file")
     box = None
     texts = [values.get(column, "") for column in BOX_COLUMNS]
@@ -244,7 +238,7 @@ def _example(
         subject=values.get(subject_column, ""),
         video=values.get("video", ""),
         frame=int(frame),
-        source=values.get("source") or folder.name,
+        source=values.get("source") or _source(folder),
         box=box,
         score=read_number(score, "confidence") if score else math.nan,
         votes=votes,

@@ -77,20 +77,27 @@ def not_found(folder: Path, what: str, looked_for: Sequence[str]) -> FerJaxError
     )
 
 
-def text_lines(path: Path) -> Iterator[tuple[int, str]]:
+def text_lines(path: Path, *, strict: bool = False) -> Iterator[tuple[int, str]]:
     """Numbers, from 1, and contents of the lines that are not blank.
 
-    Line ends of any system and a byte order mark are taken away; what is not UTF-8 becomes U+FFFD,
-    so that one damaged line does not cost the others.
+    Line ends of any system and a byte order mark are taken away.
+
+    Args:
+        path: the file.
+        strict: refuse what is not UTF-8. Else it becomes U+FFFD, so that one damaged line does not
+            cost the others.
 
     Raises:
         FerJaxError: the file cannot be read.
     """
     try:
-        with open(path, encoding="utf-8-sig", errors="replace") as file:
+        errors = "strict" if strict else "replace"
+        with open(path, encoding="utf-8-sig", errors=errors) as file:
             for number, line in enumerate(file, 1):
                 if line.strip():
                     yield number, line.rstrip("\n")
+    except UnicodeDecodeError as error:
+        raise FerJaxError(f"{path}: is not text in UTF-8 ({error}); convert it") from None
     except OSError as error:
         raise FerJaxError(f"{path}: cannot be read ({error.strerror}); check the file") from error
 
@@ -101,13 +108,40 @@ def csv_lines(path: Path) -> Iterator[tuple[int, list[str]]]:
     Raises:
         FerJaxError: the file cannot be read.
     """
-    for number, line in text_lines(path):
-        try:
-            # Line by line: a quote that is never closed would swallow the rest of the file.
-            fields = next(csv.reader([line], skipinitialspace=True))
-        except csv.Error:
-            fields = [line]
-        yield number, [field.strip() for field in fields]
+    return ((number, _fields(line)) for number, line in text_lines(path))
+
+
+def csv_table(
+    path: Path, *, strict: bool = False, strip: bool = True
+) -> tuple[list[str], Iterator[tuple[int, list[str]]]]:
+    """The header of a CSV file, and its other lines; `,` or `;` is between the fields.
+
+    Args:
+        path: the file.
+        strict: refuse what is not UTF-8.
+        strip: take blanks off the fields' ends; they are always taken off the header's.
+
+    Returns:
+        The names in the first line, none if the file is empty; and the numbers and fields, however
+        many, of the lines after it.
+
+    Raises:
+        FerJaxError: the file cannot be read.
+    """
+    lines = text_lines(path, strict=strict)
+    _, first = next(lines, (0, ""))
+    delimiter = ";" if first.count(";") > first.count(",") else ","
+    rows = ((number, _fields(line, delimiter, strip=strip)) for number, line in lines)
+    return _fields(first, delimiter), rows
+
+
+def _fields(line: str, delimiter: str = ",", *, strip: bool = True) -> list[str]:
+    try:
+        # Line by line: a quote that is never closed would swallow the rest of the file.
+        fields = next(csv.reader([line], delimiter=delimiter, skipinitialspace=strip))
+    except csv.Error:
+        fields = [line]
+    return [field.strip() for field in fields] if strip else fields
 
 
 def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str, str] | None]]:
@@ -123,8 +157,8 @@ def csv_rows(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, dict[str
     Raises:
         FerJaxError: the file cannot be read, or lacks one of the columns.
     """
-    lines = csv_lines(path)
-    header = [name.lower() for name in next(lines, (0, []))[1]]
+    header, lines = csv_table(path)
+    header = [name.lower() for name in header]
     missing = [column for column in columns if column not in header]
     if missing:
         raise FerJaxError(
@@ -221,6 +255,26 @@ def number_faces(examples: Sequence[Example]) -> list[Example]:
             example = dataclasses.replace(example, face_id=number)
         numbered.append(example)
     return numbered
+
+
+def name_fault(name: str) -> str:
+    """What keeps a picture's name from being stored and listed; empty if nothing does."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:  # the bytes of a file's name need not be UTF-8
+        return "its name is no text: rename it"
+    return "its name has a line break: rename it" if "\n" in name or "\r" in name else ""
+
+
+def without_bad_names(examples: Sequence[Example]) -> tuple[list[Example], list[Fault]]:
+    """The examples whose names can be stored, and a fault for each of the others."""
+    kept, faults = [], []
+    for example in examples:
+        if reason := name_fault(example.name):
+            faults.append(Fault(example.name, reason, example.split))
+        else:
+            kept.append(example)
+    return kept, faults
 
 
 def _said(example: Example, space: LabelSpace) -> str:

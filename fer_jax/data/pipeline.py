@@ -10,7 +10,7 @@ import numpy as np
 from absl import flags
 
 from fer_jax.data.augment import Augmentation, augment, flips
-from fer_jax.data.dataset import FaceData, select, split_selection
+from fer_jax.data.dataset import FaceData, Indexed, select, split_selection
 from fer_jax.data.images import decode_checked
 from fer_jax.data.sampling import EVERYTHING, EpochPlan, Sampling
 from fer_jax.errors import FerJaxError
@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 Sources = Sequence[tuple[FaceData, np.ndarray]]
+IndexedSources = Sequence[tuple[Indexed, np.ndarray]]
 Batch = dict[str, np.ndarray]
 _COLUMNS = ("label", "row", "votes", "mask")
 _BUFFERED_BATCHES = 4
@@ -176,11 +177,11 @@ class _EvaluationBatches:
         return batch | {"votes": self.faces.votes(numbers, size)} if self.votes else batch
 
 
-def epoch_plan(sources: Sources, sampling: Sampling, seed: int) -> EpochPlan:
+def epoch_plan(sources: IndexedSources, sampling: Sampling, seed: int) -> EpochPlan:
     """The plan that `train_batches` follows; its length is the number of faces in an epoch.
 
     Args:
-        sources: data sets and the rows of each.
+        sources: data sets, or tables of features, and the rows of each.
         sampling: which of them an epoch shows.
         seed: of the order.
 
@@ -315,11 +316,11 @@ def evaluation_batches(
     return iter(chain.to_iter_dataset(_thread(_BUFFERED_EVALUATION)))
 
 
-def _column(sources: Sources, name: str) -> np.ndarray:
+def _column(sources: IndexedSources, name: str) -> np.ndarray:
     return np.concatenate([data.index[name][rows] for data, rows in sources])
 
 
-def _numbers(sources: Sources) -> np.ndarray:
+def _numbers(sources: IndexedSources) -> np.ndarray:
     """Which of the sources each face is of."""
     return np.repeat(np.arange(len(sources), dtype=np.int32), [len(rows) for _, rows in sources])
 

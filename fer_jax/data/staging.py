@@ -14,6 +14,7 @@ import os
 import sys
 import urllib.parse
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -38,7 +39,7 @@ from fer_jax.errors import FerJaxError
 from fer_jax.faces.detector import Detector
 
 AS_IS = "as_is"  # the template of faces that are stored untouched
-_FORMAT = "fer_jax staging 1"
+_FORMAT = "fer_jax staging 2"
 _THREADED = 64
 
 
@@ -71,20 +72,22 @@ class Part:
     Attributes:
         path: the file of columns.
         faces: number of rows.
-        faults: what cannot be used.
+        faults: what the unit said that it cannot use.
+        corrupted: what could not be decoded or cut, each under its key.
     """
 
     path: Path
     faces: int
     faults: tuple[Fault, ...]
+    corrupted: tuple[Fault, ...]
 
     def columns(self, *names: str) -> dict[str, np.ndarray]:
         """Some columns, one row a face.
 
         Args:
-            names: those of the index (`key`, `label`, ...), `votes`, `hash` (256-bit difference
-                hash), or `path`, `start` and `length` of the bytes (-1: they are not kept here,
-                the file at `path` is stored as it is).
+            names: those of the index (`key`, `label`, ...), `votes`, `hash` (of `picture_hash`), or
+                `path`, `start`, `length` and `checksum` of the bytes (start -1: they are not kept
+                here, the file at `path` is stored as it is).
         """
         with np.load(self.path, allow_pickle=False) as found:
             return {name: found[name] for name in names}
@@ -93,25 +96,27 @@ class Part:
         """The bytes to store of some rows, one after the other.
 
         Raises:
-            FerJaxError: a picture is not what it was when it was looked at.
+            FerJaxError: a picture is not what it was when it was looked at. The part is then gone,
+                so that the next run looks again.
         """
-        columns = self.columns("path", "start", "length")
+        columns = self.columns("path", "start", "length", "checksum")
         with open(self.path.with_suffix(".faces"), "rb") as file:
             for row in rows:
                 start, length = int(columns["start"][row]), int(columns["length"][row])
-                if start >= 0:
-                    file.seek(start)
-                    yield file.read(length)
-                    continue
                 path = Path(str(columns["path"][row]))
                 try:
-                    encoded = read_picture(path)
+                    if start >= 0:
+                        file.seek(start)
+                        encoded = file.read(length)
+                    else:
+                        encoded = read_picture(path)
+                    if zlib.crc32(encoded) != columns["checksum"][row]:
+                        raise ImageError("has changed")
                 except ImageError as error:
+                    self.path.unlink(missing_ok=True)
                     raise FerJaxError(
                         f"{path}: {error}, since it was looked at; run again"
                     ) from error
-                if len(encoded) != length:
-                    raise FerJaxError(f"{path}: has changed since it was looked at; run again")
                 yield encoded
 
 
@@ -119,6 +124,7 @@ INDEX_COLUMNS = (
     "key",
     "split",
     "label",
+    "voted",
     "subject",
     "video",
     "frame",
@@ -208,13 +214,18 @@ def _stage_one(
     measure = functools.partial(_measure, look=look)
     rows: list[_Seen] = []
     faults: list[Fault] = []
+    corrupted: list[Fault] = []
     target = _file(unit, folder)
     kept = 0
+    # Before the unit is read: a file that comes or changes meanwhile makes the part an old one.
+    fingerprint = _fingerprint(unit, look)
     with atomic_file(target.with_suffix(".faces")) as partial, partial.open("wb") as file:
         for some in batched(unit.examples(), _THREADED if pool else 1):
-            for seen in (pool.map if pool else map)(measure, some):
+            faults += [one for one in some if isinstance(one, Fault)]
+            examples = [one for one in some if isinstance(one, Example)]
+            for seen in (pool.map if pool else map)(measure, examples):
                 if isinstance(seen, Fault):
-                    faults.append(seen)
+                    corrupted.append(seen)
                     continue
                 start = -1
                 if seen.stored is not None:
@@ -222,7 +233,14 @@ def _stage_one(
                     start, kept = kept, kept + len(seen.stored)
                 rows.append(dataclasses.replace(seen, stored=None, start=start))
     with atomic_file(target) as partial, partial.open("wb") as file:
-        np.savez(file, **_columns(rows, num_classes), **_about(unit, look, faults))
+        np.savez(
+            file,
+            **_columns(rows, num_classes),
+            **_fault_columns("_fault", faults),
+            **_fault_columns("_corrupted", corrupted),
+            _fingerprint=np.asarray(fingerprint),
+            _scored=np.asarray(look.detect),
+        )
 
 
 @dataclasses.dataclass(frozen=True)
@@ -234,13 +252,12 @@ class _Seen:
     score: float
     hash: np.ndarray
     length: int
+    checksum: int
     stored: bytes | None
     start: int = -1
 
 
-def _measure(example: Example | Fault, look: Look) -> _Seen | Fault:
-    if isinstance(example, Fault):
-        return example
+def _measure(example: Example, look: Look) -> _Seen | Fault:
     try:
         encoded = example.read()
         image = decode_image(encoded)
@@ -255,10 +272,11 @@ def _measure(example: Example | Fault, look: Look) -> _Seen | Fault:
             template = f"box_square_{look.margin:g}"
             size = example.size or round(max(right - left, bottom - top))
     except ImageError as error:
-        return Fault(example.name, str(error), example.split)
+        return Fault(example.key, str(error), example.split)
     score = example.score
     if look.detect and np.isnan(score):
         score = _detector().best_score(image)
+    bytes_to_store = encoded if stored is None else stored
     # The example's own bytes go to the file of the part; a list of thousands would hold them all.
     return _Seen(
         dataclasses.replace(example, encoded=None),
@@ -267,7 +285,8 @@ def _measure(example: Example | Fault, look: Look) -> _Seen | Fault:
         sharpness(image),
         score,
         picture_hash(image),
-        len(encoded if stored is None else stored),
+        len(bytes_to_store),
+        zlib.crc32(bytes_to_store),
         stored,
     )
 
@@ -291,6 +310,7 @@ def _columns(rows: Sequence[_Seen], num_classes: int) -> dict[str, np.ndarray]:
         "key": text(example.key for example in examples),
         "split": text(example.split for example in examples),
         "label": np.asarray([example.label for example in examples], np.int32),
+        "voted": votes.any(axis=1),
         "subject": text(example.subject for example in examples),
         "video": text(example.video for example in examples),
         "frame": np.asarray([example.frame for example in examples], np.int32),
@@ -305,21 +325,19 @@ def _columns(rows: Sequence[_Seen], num_classes: int) -> dict[str, np.ndarray]:
         "path": text(os.fspath(example.path) for example in examples),
         "start": np.asarray([row.start for row in rows], np.int64),
         "length": np.asarray([row.length for row in rows], np.int64),
+        "checksum": np.asarray([row.checksum for row in rows], np.uint32),
     }
 
 
-def _about(unit: Unit, look: Look, faults: Sequence[Fault]) -> dict[str, np.ndarray]:
+def _fault_columns(prefix: str, faults: Sequence[Fault]) -> dict[str, np.ndarray]:
     return {
-        "_fingerprint": np.asarray(_fingerprint(unit, look)),
-        **{
-            f"_fault_{field}": np.asarray([getattr(fault, field) for fault in faults], np.str_)
-            for field in ("name", "reason", "split")
-        },
+        f"{prefix}_{field}": np.asarray([getattr(fault, field) for fault in faults], np.str_)
+        for field in ("name", "reason", "split")
     }
 
 
 def _fingerprint(unit: Unit, look: Look) -> str:
-    return f"{_FORMAT} {look} {unit.fingerprint()}"
+    return f"{_FORMAT} {look.margin} {look.template} {unit.fingerprint()}"
 
 
 def _file(unit: Unit, folder: Path) -> Path:
@@ -336,6 +354,8 @@ def _is_staged(unit: Unit, folder: Path, look: Look) -> bool:
             kept = int(found["length"][found["start"] >= 0].sum())
             return (
                 str(found["_fingerprint"]) == _fingerprint(unit, look)
+                # A part with scores does for those who ask for none.
+                and (bool(found["_scored"]) or not look.detect)
                 and path.with_suffix(".faces").stat().st_size == kept
             )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
@@ -346,5 +366,12 @@ def _load(unit: Unit, folder: Path) -> Part:
     path = _file(unit, folder)
     with np.load(path, allow_pickle=False) as found:
         faces = len(found["label"])
-        fields = [found[f"_fault_{field}"].tolist() for field in ("name", "reason", "split")]
-    return Part(path, faces, tuple(Fault(*values) for values in zip(*fields, strict=True)))
+        fields = {
+            prefix: [found[f"{prefix}_{field}"].tolist() for field in ("name", "reason", "split")]
+            for prefix in ("_fault", "_corrupted")
+        }
+    faults, corrupted = (
+        tuple(Fault(*values) for values in zip(*columns, strict=True))
+        for columns in fields.values()
+    )
+    return Part(path, faces, faults, corrupted)

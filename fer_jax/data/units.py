@@ -2,6 +2,7 @@
 
 import dataclasses
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol, runtime_checkable
@@ -58,10 +59,22 @@ def listed_units(examples: Sequence[Example]) -> list[Listed]:
     ]
 
 
-def file_state(path: Path) -> str:
+def file_state(path: Path | os.DirEntry) -> str:
     """Size and time of change of a file, for fingerprints; empty if there is none."""
     try:
         found = path.stat()
     except OSError:
         return ""
     return f"{found.st_size} {found.st_mtime_ns}"
+
+
+def folder_state(folder: Path) -> str:
+    """The same of everything in a folder, as one digest; empty if it cannot be listed."""
+    digest = hashlib.sha256()
+    try:
+        with os.scandir(folder) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                digest.update(os.fsencode(f"{entry.name}/{file_state(entry)}/"))
+    except OSError:
+        return ""
+    return digest.hexdigest()

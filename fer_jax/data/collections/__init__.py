@@ -33,8 +33,13 @@ class Reader:
         Raises:
             FerJaxError: the folder does not hold the collection.
         """
+        from fer_jax.data.listing import without_bad_names
+
         module = importlib.import_module(f"{__name__}.{self.module}")
-        return getattr(module, f"read_{self.module}")(folder, **dict(self.options))
+        read = getattr(module, f"read_{self.module}")
+        examples, faults = read(folder, **dict(self.options))
+        examples, unnamed = without_bad_names(examples)
+        return examples, [*faults, *unnamed]
 
 
 _AFFECTNET = "{train_set,val_set}/{images/0.jpg,annotations/0_exp.npy}, or training.csv"
