@@ -1,14 +1,17 @@
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from fer_jax.data.examples import Example
+from fer_jax.data.examples import Example, Fault
 from fer_jax.data.image_folder import read_csv, read_image_folder
 from fer_jax.errors import FerJaxError
 from fer_jax.labels import label_space
 
 SPACE = label_space("expw")  # Anger, Disgust, Fear, Happiness, Sadness, Surprise, Neutral
+
+linux_only = pytest.mark.skipif(sys.platform != "linux", reason="names of any bytes")
 
 
 def _touch(folder: Path, *names: str) -> Path:
@@ -85,6 +88,19 @@ def test_a_split_must_have_a_plain_name(tmp_path):
         read_image_folder(tmp_path, SPACE)
 
 
+@linux_only
+def test_names_that_are_no_text_are_faults(tmp_path):
+    folder = tmp_path / "caf\udce9"
+    _touch(folder, "fear/a.jpg", "fear/caf\udce9.jpg", "fear/two\nlines.jpg")
+    examples, faults = read_image_folder(folder, SPACE)
+    assert _listed(examples) == [("fear/a.jpg", "train", "Fear")]
+    assert examples[0].source == "caf\ufffd"
+    assert faults == [
+        Fault("fear/caf\udce9.jpg", "its name is no text: rename it", "train"),
+        Fault("fear/two\nlines.jpg", "its name has a line break: rename it", "train"),
+    ]
+
+
 # ---- CSV files
 
 
@@ -123,6 +139,30 @@ def test_spreadsheet_files_with_a_byte_order_mark_and_spaces_are_read(tmp_path):
     examples, faults = read_csv(tmp_path / "list.csv", tmp_path, SPACE)
     assert _listed(examples) == [("ä b.jpg", "train", "Fear")]
     assert faults == []
+
+
+def test_semicolons_may_be_between_the_fields(tmp_path):
+    _touch(tmp_path, "a,b.jpg")
+    (tmp_path / "list.csv").write_bytes("path;label;split\r\na,b.jpg;Fear;test".encode("utf-8-sig"))
+    examples, faults = read_csv(tmp_path / "list.csv", tmp_path, SPACE)
+    assert _listed(examples) == [("a,b.jpg", "test", "Fear")]
+    assert faults == []
+
+
+def test_a_quote_that_is_never_closed_costs_its_own_line(tmp_path):
+    _touch(tmp_path, "a.jpg", "b.jpg", "c.jpg")
+    path = _csv(tmp_path, 'path,label\na.jpg,fear\n"b.jpg,fear\nc.jpg,anger\n')
+    examples, faults = read_csv(path, tmp_path, SPACE)
+    assert _listed(examples) == [("a.jpg", "train", "Fear"), ("c.jpg", "train", "Anger")]
+    assert [fault.reason.split(":")[0] for fault in faults] == ["line 3"]
+
+
+def test_a_path_too_long_for_a_file_is_a_fault(tmp_path):
+    _touch(tmp_path, "a.jpg")
+    _, faults = read_csv(
+        _csv(tmp_path, f"path,label\na.jpg,fear\n{'x' * 5000},fear\n"), tmp_path, SPACE
+    )
+    assert [fault.reason for fault in faults] == ["line 3: no such file"]
 
 
 def test_several_faces_of_one_picture_are_told_apart(tmp_path):
@@ -194,7 +234,6 @@ def test_faces_listed_twice_are_kept_once_and_contradictions_not_at_all(tmp_path
     ("text", "words"),
     [
         ("file,label\na.jpg,fear\n", "has no column path; its columns are file, label"),
-        ("path;label\na.jpg;fear\n", "has no column path, label"),
         ("path,label,box_left\na.jpg,fear,1\n", "no column box_top, box_right, box_bottom"),
         ("", "has no column path, label; its columns are none"),
         ("path,label\n", "a header and no rows"),
@@ -211,7 +250,7 @@ def test_missing_and_binary_files_are_refused(tmp_path):
     with pytest.raises(FerJaxError, match=r"none\.csv: no such file"):
         read_csv(tmp_path / "none.csv", tmp_path, SPACE)
     (tmp_path / "x.csv").write_bytes(b"path,label\n\xff\xfe\x00,fear\n")
-    with pytest.raises(FerJaxError, match="not a CSV file in UTF-8"):
+    with pytest.raises(FerJaxError, match="not text in UTF-8"):
         read_csv(tmp_path / "x.csv", tmp_path, SPACE)
 
 
