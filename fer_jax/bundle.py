@@ -1,10 +1,11 @@
 """The release format: weights, and everything that is needed to use them rightly.
 
 A bundle is a folder of three files. `params.safetensors` holds one tensor a block under PyTorch's
-names, prefixed by the view it serves (`main/blocks.0.attn.qkv.weight`). `bundle.json` holds the
-models' sizes, how faces are prepared for each view, the labels and where all of it came from.
-`golden.npz` holds a few faces and what the models made of them (`golden.py`). A converted bundle
-has `report.json` and `report.md` as well: the proof that it computes what its source computes.
+names, prefixed by the view it serves, or `fusion/` (`main/blocks.0.attn.qkv.weight`). `bundle.json`
+holds the models' sizes, how faces are prepared for each view, the labels and where all of it came
+from. `golden.npz` holds a few faces and what the models made of them (`golden.py`). A converted
+bundle has `report.json` and `report.md` as well: the proof that it computes what its source
+computes.
 """
 
 import json
@@ -111,7 +112,7 @@ def load_bundle(path: str | os.PathLike[str], *, verify: bool = True) -> Bundle:
         bundle = Bundle(models=models, **fields)
     except (FerJaxError, ValueError) as error:
         raise FerJaxError(f"{path}: {error}; convert or train again") from error
-    inputs, expected = read_golden(path / GOLDEN_FILE, bool(bundle.views))
+    inputs, expected = read_golden(path / GOLDEN_FILE, bundle)
     if verify:
         verify_golden(path / GOLDEN_FILE, bundle, inputs, expected, tolerance)
     return bundle

@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 from fer_jax import __version__
+from fer_jax.bundle_configs import check_fields, model_from_json, model_to_json
 from fer_jax.errors import FerJaxError
 from fer_jax.labels import LABEL_SPACES, LabelSpace, label_space
-from fer_jax.models.fusion import EntryFusionConfig
+from fer_jax.models.fusion import FusionConfig, TokenFusionConfig
 from fer_jax.models.mae import MAEConfig
 from fer_jax.models.torch_layout import ModelConfig
 from fer_jax.models.vit import Params, ViTConfig
@@ -19,47 +20,33 @@ FORMAT = "fer_jax bundle"
 FORMAT_VERSION = 1
 COLOR_ORDERS = ("RGB",)
 
-# The fields of a configuration that define the function; the others are a matter of speed or
-# training.
-VIT_FIELDS = (
-    *("image_size", "patch_size", "width", "depth", "num_heads", "mlp_ratio", "num_classes"),
-    *("pool", "layer_scale", "norm_eps", "param_dtype"),
-)
-MAE_FIELDS = (
-    *("encoder", "decoder_width", "decoder_depth", "decoder_num_heads", "decoder_mlp_ratio"),
-    "norm_pix",
-)
-FUSION_FIELDS = ("widths", "width", "hidden", "num_classes", "param_dtype")
-MODEL_FIELDS = {ViTConfig: VIT_FIELDS, MAEConfig: MAE_FIELDS, EntryFusionConfig: FUSION_FIELDS}
-
 
 @dataclasses.dataclass(frozen=True)
 class Kind:
     """What a kind of bundle holds.
 
     Attributes:
-        models: the keys of its models.
+        models: its models, and the type of their configurations.
         views: the keys of its views.
-        config: of its models.
-        labelled: whether it must name its classes; if not, it must not.
-        supported: whether this version makes and reads it.
+        head: the model whose outputs are the classes, which the bundle must then name; if None, it
+            must not.
     """
 
-    models: tuple[str, ...]
+    models: dict[str, Any]
     views: tuple[str, ...]
-    config: type
-    labelled: bool
-    supported: bool
+    head: str | None = None
 
 
-_MAIN = ("main",)
-_BOTH = ("main", "aux")
 KINDS = {
-    "encoder": Kind(_MAIN, _MAIN, ViTConfig, labelled=False, supported=True),
-    "mae": Kind(_MAIN, _MAIN, MAEConfig, labelled=False, supported=True),
-    "classifier": Kind(_MAIN, _MAIN, ViTConfig, labelled=True, supported=True),
-    "fusion": Kind(("fusion",), (), EntryFusionConfig, labelled=True, supported=True),
-    "two_view": Kind(_BOTH, _BOTH, ViTConfig, labelled=True, supported=False),
+    "encoder": Kind({"main": ViTConfig}, ("main",)),
+    "mae": Kind({"main": MAEConfig}, ("main",)),
+    "classifier": Kind({"main": ViTConfig}, ("main",), head="main"),
+    "fusion": Kind({"fusion": FusionConfig}, (), head="fusion"),
+    "two_view": Kind(
+        {"main": ViTConfig, "aux": ViTConfig, "fusion": FusionConfig},
+        ("main", "aux"),
+        head="fusion",
+    ),
 }
 
 
@@ -109,7 +96,8 @@ class Bundle:
     """Models with everything that is needed to use them rightly.
 
     Attributes:
-        kind: `encoder` | `mae` | `classifier` | `fusion` (`two_view` is reserved).
+        kind: `encoder` | `mae` | `classifier` | `fusion` (of features, whatever gives them) |
+            `two_view` (two encoders without heads, and a fusion of their features).
         models: (config, params) by `main`, `aux` and `fusion`.
         views: how faces are prepared for each of the models that take them.
         labels: what the outputs mean; None for kinds without labels.
@@ -139,8 +127,6 @@ class Bundle:
         if self.kind not in KINDS:
             raise FerJaxError(f"bundle: kind={self.kind!r} must be one of {', '.join(KINDS)}")
         kind = KINDS[self.kind]
-        if not kind.supported:
-            raise FerJaxError(f"bundle: kind={self.kind!r} is not supported by this version")
         for field in ("models", "views"):
             wanted, found = getattr(kind, field), getattr(self, field)
             if set(found) != set(wanted):
@@ -148,30 +134,60 @@ class Bundle:
                     f"bundle: a bundle of kind {self.kind} has {field} "
                     f"{', '.join(wanted) or 'none'}, not {', '.join(found) or 'none'}"
                 )
-        if kind.labelled != (self.labels is not None):
-            word = "needs" if kind.labelled else "has no"
+        if (kind.head is not None) != (self.labels is not None):
+            word = "has no" if kind.head is None else "needs"
             raise FerJaxError(f"bundle: a bundle of kind {self.kind} {word} labels")
-        classes = len(self.labels) if self.labels is not None else 0
         for name, (config, _) in self.models.items():
-            if not isinstance(config, kind.config):
+            if not isinstance(config, kind.models[name]):
                 raise FerJaxError(
-                    f"bundle: the model {name} is no {kind.config.__name__}, as a bundle of kind "
-                    f"{self.kind} has"
+                    f"bundle: the model {name} is no {_name(kind.models[name])}, as a bundle of "
+                    f"kind {self.kind} has"
                 )
+            classes = len(self.labels) if name == kind.head else 0
             if config.num_classes != classes:
+                expected = f"{classes} labels" if classes else "where it must have no head"
                 raise FerJaxError(
-                    f"bundle: the model {name} has {config.num_classes} outputs, {classes} labels"
+                    f"bundle: the model {name} has {config.num_classes} outputs, {expected}"
                 )
             if name in self.views and config.image_size != self.views[name].image_size:
                 raise FerJaxError(
                     f"bundle: the model {name} takes {config.image_size} pixels, its view has "
                     f"{self.views[name].image_size}"
                 )
+        if self.kind == "two_view":
+            _check_two_views({name: config for name, (config, _) in self.models.items()})
 
     @property
     def params(self) -> dict[str, Params]:
         """The models' parameters, by `main`, `aux` and `fusion`."""
         return {name: params for name, (_, params) in self.models.items()}
+
+
+def _name(config: Any) -> str:
+    """Of a type of configurations."""
+    return "FusionConfig" if config == FusionConfig else config.__name__
+
+
+def _check_two_views(configs: Mapping[str, Any]) -> None:
+    """Refuses a fusion that does not take what the encoders give."""
+    encoders, fusion = {name: configs[name] for name in ("main", "aux")}, configs["fusion"]
+    if fusion.sources != tuple(encoders):
+        raise FerJaxError(
+            f"bundle: the fusion takes features of {', '.join(fusion.sources)}, where a bundle of "
+            f"kind two_view gives those of {', '.join(encoders)}"
+        )
+    widths = tuple(encoder.width for encoder in encoders.values())
+    if fusion.widths != widths:
+        raise FerJaxError(
+            f"bundle: the fusion takes features of the widths {fusion.widths}, the encoders main "
+            f"and aux give {widths}"
+        )
+    grids = [encoder.grid for encoder in encoders.values()]
+    if isinstance(fusion, TokenFusionConfig) and len(set(grids)) > 1:
+        raise FerJaxError(
+            f"bundle: the fusion 'token' takes patches of one grid, the encoders have {grids[0]} "
+            f"and {grids[1]} patches a side; train both views at one size"
+        )
 
 
 def encoder_bundle(bundle: Bundle) -> Bundle:
@@ -189,7 +205,7 @@ def to_json(bundle: Bundle, golden: Mapping[str, Any]) -> dict[str, Any]:
     Raises:
         FerJaxError: the label space is not a registered one, so nobody could read it.
     """
-    models = {name: _model_to_json(config) for name, (config, _) in bundle.models.items()}
+    models = {name: model_to_json(config) for name, (config, _) in bundle.models.items()}
     labels = None
     if bundle.labels is not None:
         labels = {"space": bundle.labels.name, "classes": list(bundle.labels.classes)}
@@ -229,25 +245,6 @@ _DOCUMENT = {
     "scores": dict,
     "golden": dict,
 }
-_VIT = {f.name: type(f.default) for f in dataclasses.fields(ViTConfig) if f.name in VIT_FIELDS}
-_MODELS = {
-    ViTConfig: _VIT,
-    MAEConfig: {
-        "encoder": dict,
-        "decoder_width": int,
-        "decoder_depth": int,
-        "decoder_num_heads": int,
-        "decoder_mlp_ratio": float,
-        "norm_pix": bool,
-    },
-    EntryFusionConfig: {
-        "widths": list,
-        "width": int,
-        "hidden": int,
-        "num_classes": int,
-        "param_dtype": str,
-    },
-}
 _VIEW = {
     "template": str,
     "crop_source": str,
@@ -283,20 +280,25 @@ def from_json(document: Any) -> tuple[dict[str, ModelConfig], dict[str, Any], fl
             f"format_version={version!r}, this version of fer_jax reads {FORMAT_VERSION}; "
             "update fer_jax or convert again"
         )
-    _check_fields("", document, _DOCUMENT)
+    check_fields("", document, _DOCUMENT)
     if document["kind"] not in KINDS:
         raise FerJaxError(f"kind={document['kind']!r} must be one of {', '.join(KINDS)}")
-    model = KINDS[document["kind"]].config
+    models = KINDS[document["kind"]].models
+    if set(document["models"]) != set(models):
+        raise FerJaxError(
+            f"a bundle of kind {document['kind']} has models {', '.join(models)}, not "
+            f"{', '.join(document['models']) or 'none'}"
+        )
     configs = {
-        name: _model_from_json(f"models.{name}", fields, model)
+        name: model_from_json(f"models.{name}", fields, models[name])
         for name, fields in document["models"].items()
     }
     views = {}
     for name, fields in document["views"].items():
-        _check_fields(f"views.{name}", fields, _VIEW)
+        check_fields(f"views.{name}", fields, _VIEW)
         numbers = {field: _three_numbers(f"views.{name}.{field}", fields[field]) for field in _RGB}
         views[name] = View(**fields | numbers)
-    _check_fields("golden", document["golden"], _GOLDEN)
+    check_fields("golden", document["golden"], _GOLDEN)
     tolerance = document["golden"]["tolerance"]
     if not 0 < tolerance < 1:  # with more anything would pass
         raise FerJaxError(f"golden.tolerance={tolerance!r} must lie between 0 and 1")
@@ -304,28 +306,6 @@ def from_json(document: Any) -> tuple[dict[str, ModelConfig], dict[str, Any], fl
     fields = {name: document[name] for name in rest}
     fields |= {"kind": document["kind"], "views": views, "labels": _labels(document["labels"])}
     return configs, fields, tolerance
-
-
-def _model_to_json(config: ModelConfig) -> dict[str, Any]:
-    fields = {name: getattr(config, name) for name in MODEL_FIELDS[type(config)]}
-    if isinstance(config, MAEConfig):
-        fields["encoder"] = _model_to_json(config.encoder)
-    return {name: list(v) if isinstance(v, tuple) else v for name, v in fields.items()}
-
-
-def _model_from_json(where: str, fields: Any, model: type) -> ModelConfig:
-    _check_fields(where, fields, _MODELS[model])
-    changed: dict[str, Any] = {}
-    if model is MAEConfig:
-        changed["encoder"] = _model_from_json(f"{where}.encoder", fields["encoder"], ViTConfig)
-    if model is EntryFusionConfig:
-        if [type(width) for width in fields["widths"]] != [int, int]:
-            raise FerJaxError(f"{where}.widths={fields['widths']!r} must be two integers")
-        changed["widths"] = tuple(fields["widths"])
-    try:
-        return model(**fields | changed)
-    except FerJaxError as error:
-        raise FerJaxError(f"{where}: {error}") from error
 
 
 def _three_numbers(where: str, value: list[Any]) -> tuple[float, ...]:
@@ -340,7 +320,7 @@ def _three_numbers(where: str, value: list[Any]) -> tuple[float, ...]:
 def _labels(labels: dict[str, Any] | None) -> LabelSpace | None:
     if labels is None:
         return None
-    _check_fields("labels", labels, {"space": str, "classes": list})
+    check_fields("labels", labels, {"space": str, "classes": list})
     space = label_space(labels["space"]) if labels["space"] in LABEL_SPACES else None
     if space is None or list(space.classes) != labels["classes"]:
         what = "is not known" if space is None else f"has the order {', '.join(space.classes)}"
@@ -349,21 +329,3 @@ def _labels(labels: dict[str, Any] | None) -> LabelSpace | None:
             f"{', '.join(map(str, labels['classes']))}; update fer_jax or train again"
         )
     return space
-
-
-def _check_fields(where: str, fields: Any, expected: Mapping[str, Any]) -> None:
-    dot = f"{where}." if where else ""
-    if not isinstance(fields, dict):
-        raise FerJaxError(f"{where} must be an object")
-    for name in expected.keys() - fields.keys():
-        raise FerJaxError(f"the field {dot}{name} is missing; convert or train again")
-    for name in fields.keys() - expected.keys():
-        raise FerJaxError(f"the field {dot}{name} is not known; update fer_jax")
-    for name, kind in expected.items():
-        kinds = kind if isinstance(kind, tuple) else (kind,)
-        if type(fields[name]) not in kinds and not (
-            kinds == (float,) and type(fields[name]) is int
-        ):
-            raise FerJaxError(
-                f"{dot}{name}={fields[name]!r} is not of the type {kinds[0].__name__}"
-            )

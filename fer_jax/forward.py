@@ -1,5 +1,6 @@
 """What a bundle computes: from aligned faces to logits and features, as pure functions."""
 
+import functools
 from collections.abc import Callable, Mapping
 
 import numpy as np
@@ -7,6 +8,8 @@ from jaxtyping import Array, Float, Shaped
 
 from fer_jax.bundle_schema import Bundle, View
 from fer_jax.models import fusion, vit
+from fer_jax.models.fusion import FusionConfig, TokenFusionConfig
+from fer_jax.models.torch_layout import ModelConfig
 from fer_jax.models.vit import Params
 from fer_jax.ops.normalize import normalize
 from fer_jax.ops.views import view_images
@@ -41,11 +44,14 @@ def bundle_function(
     Returns:
         A function (`bundle.params`, {"main": images, ...}) -> (logits, features): logits
         (batch, classes), None for kinds without labels; features {"main": pooled, ...} float32, of
-        an MAE the encoder's on whole images. A fusion takes the features {"main": (batch, width),
-        "aux": ...} of two encoders, and its own feature is `fusion`.
+        an MAE the encoder's on whole images. A fusion takes features by source, as
+        `models.fusion.apply` does; what it makes of them, before its head, is the feature `fusion`.
+        A bundle of two views has the features `main`, `aux` and `fusion`.
     """
     if bundle.kind == "fusion":
-        return _fused
+        return functools.partial(_fused, bundle.models["fusion"][0])
+    if bundle.kind == "two_view":
+        return functools.partial(_two_views, {name: c for name, (c, _) in bundle.models.items()})
     is_mae = bundle.kind == "mae"
     graphs = {
         name: vit.build(config.encoder if is_mae else config)
@@ -64,11 +70,26 @@ def bundle_function(
     return function
 
 
-def _fused(
-    params: Mapping[str, Params], inputs: Mapping[str, Float[Array | np.ndarray, "b _"]]
-) -> Outputs:
-    logits, stages = fusion.apply(params["fusion"], inputs, intermediates=True)
+def _fused(config: FusionConfig, params: Mapping[str, Params], inputs: fusion.Features) -> Outputs:
+    logits, stages = fusion.apply(config, params["fusion"], inputs, intermediates=True)
     return logits, {"fusion": stages["fused"]}
+
+
+def _two_views(
+    configs: Mapping[str, ModelConfig],
+    params: Mapping[str, Params],
+    inputs: Mapping[str, Float[Array | np.ndarray, "b size size 3"]],
+) -> Outputs:
+    """Both encoders, and the fusion of their pooled features or, for `token`, patch maps."""
+    pooled, maps = {}, {}
+    for name in ("main", "aux"):
+        config = configs[name]
+        _, found = vit.apply(vit.build(config), params[name], inputs[name])
+        pooled[name], maps[name] = found["pooled"], vit.patch_map(config, found)
+    config = configs["fusion"]
+    given = maps if isinstance(config, TokenFusionConfig) else pooled
+    logits, features = _fused(config, params, given)
+    return logits, pooled | features
 
 
 def forward(bundle: Bundle, faces: Shaped[Array | np.ndarray, "b h w 3"]) -> Outputs:

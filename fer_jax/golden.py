@@ -20,6 +20,7 @@ from fer_jax.errors import FerJaxError
 from fer_jax.forward import bundle_function, preprocess
 from fer_jax.labels import LabelSpace
 from fer_jax.models import mae
+from fer_jax.models.fusion import FusionConfig, TokenFusionConfig
 from fer_jax.models.mae import MAEConfig
 from fer_jax.models.torch_layout import ModelConfig
 from fer_jax.models.vit import ViTConfig
@@ -29,6 +30,7 @@ from fer_jax.models.vit import ViTConfig
 GOLDEN_TOLERANCE = 1e-4
 
 _SEED = 20240319
+_GRID = (4, 3)  # of drawn patch maps; their sides differ, so that a swap shows
 _PLAIN = {"dtype": "float32", "scan_layers": True, "remat": "none", "attention": "xla"}
 
 Arrays = dict[str, np.ndarray]
@@ -36,7 +38,7 @@ Program = Callable[[Mapping[str, Any], dict[str, np.ndarray]], dict[str, Array]]
 
 
 def golden_inputs(bundle: Bundle, faces: UInt8[np.ndarray, "b h w 3"] | None = None) -> Arrays:
-    """What a bundle is tried on: `faces`, or for a fusion the features `main` and `aux`.
+    """What a bundle is tried on: `faces`, or for a fusion the features of its sources.
 
     Args:
         bundle: whose kind decides.
@@ -44,7 +46,7 @@ def golden_inputs(bundle: Bundle, faces: UInt8[np.ndarray, "b h w 3"] | None = N
     """
     if bundle.views:
         return {"faces": drawn_faces() if faces is None else faces}
-    return drawn_features(bundle.models["fusion"][0].widths)
+    return drawn_features(bundle.models["fusion"][0])
 
 
 def drawn_faces() -> UInt8[np.ndarray, "2 112 112 3"]:
@@ -55,12 +57,13 @@ def drawn_faces() -> UInt8[np.ndarray, "2 112 112 3"]:
     return coarse.repeat(16, axis=1).repeat(16, axis=2) + fine
 
 
-def drawn_features(widths: tuple[int, int], number: int = 2) -> Arrays:
-    """Features of each view, in [-2, 2), made of integers: the same everywhere."""
+def drawn_features(config: FusionConfig, number: int = 2) -> Arrays:
+    """Features of each source, in [-2, 2), made of integers: the same everywhere."""
     generator = np.random.Generator(np.random.PCG64(_SEED))
+    rows = (number, *_GRID) if isinstance(config, TokenFusionConfig) else (number,)
     return {
-        name: (generator.integers(-128, 128, (number, width)) / 64).astype(np.float32)
-        for name, width in zip(("main", "aux"), widths, strict=True)
+        name: (generator.integers(-128, 128, (*rows, width)) / 64).astype(np.float32)
+        for name, width in zip(config.sources, config.widths, strict=True)
     }
 
 
@@ -108,8 +111,8 @@ def compile_golden(bundle: Bundle) -> Program:
         return _program_of(bundle).lower(*shapes).compile()
 
 
-def read_golden(path: Path, kind_has_views: bool) -> tuple[Arrays, Arrays]:
-    """Reads a golden sample: its inputs and outputs.
+def read_golden(path: Path, bundle: Bundle) -> tuple[Arrays, Arrays]:
+    """Reads the golden sample of a bundle: its inputs and outputs.
 
     Raises:
         FerJaxError: the file is truncated, damaged or holds no inputs.
@@ -119,13 +122,13 @@ def read_golden(path: Path, kind_has_views: bool) -> tuple[Arrays, Arrays]:
             golden = {name: file[name] for name in file.files}
     except (ValueError, OSError, EOFError, KeyError, zipfile.BadZipFile) as error:
         raise FerJaxError(f"{path}: truncated or damaged; convert or train again") from error
-    names = ("faces",) if kind_has_views else ("main", "aux")
+    names = ("faces",) if bundle.views else bundle.models["fusion"][0].sources
     inputs = {name: golden.pop(name) for name in names if name in golden}
-    if kind_has_views:
+    if bundle.views:
         faces = inputs.get("faces")
         if faces is None or faces.dtype != np.uint8 or faces.ndim != 4 or faces.shape[-1] != 3:
             raise FerJaxError(f"{path}: holds no uint8 faces; convert or train again")
-    elif len(inputs) < 2 or any(x.dtype != np.float32 or x.ndim != 2 for x in inputs.values()):
+    elif len(inputs) < len(names) or any(x.dtype != np.float32 for x in inputs.values()):
         raise FerJaxError(f"{path}: holds no float32 features; convert or train again")
     return inputs, golden
 

@@ -16,12 +16,13 @@ from safetensors.numpy import load_file, save_file
 from fer_jax import bundle as bundle_module
 from fer_jax import golden
 from fer_jax.bundle import Bundle, View, forward, load_bundle, preprocess, save_bundle
-from fer_jax.bundle_schema import KINDS, MODEL_FIELDS, VIT_FIELDS
+from fer_jax.bundle_configs import MODEL_FIELDS, VIT_FIELDS
+from fer_jax.bundle_schema import KINDS
 from fer_jax.convert.inspection import inspect_path
 from fer_jax.errors import FerJaxError
 from fer_jax.labels import LabelSpace, label_space
 from fer_jax.models import vit
-from fer_jax.models.fusion import EntryFusionConfig
+from fer_jax.models.fusion import EntryFusionConfig, HeadFusionConfig, TokenFusionConfig
 from fer_jax.models.mae import MAEConfig
 from fer_jax.models.vit import ViTConfig
 
@@ -127,12 +128,14 @@ def test_forward_is_pure_and_differentiable(saved):
 
 def test_every_field_of_the_model_is_stored_or_a_matter_of_speed_or_training():
     speed = {"dtype", "scan_layers", "remat", "attention"}
-    training = {"drop_path", "head_init", "layer_scale_init"}
+    training = {"drop_path", "head_dropout", "head_init", "layer_scale_init"}
     fields = {field.name for field in dataclasses.fields(ViTConfig)}
     assert fields == set(VIT_FIELDS) | speed | training
     assert not set(VIT_FIELDS) & (speed | training)
-    for config in (MAEConfig, EntryFusionConfig):
-        assert {field.name for field in dataclasses.fields(config)} == set(MODEL_FIELDS[config])
+    assert {field.name for field in dataclasses.fields(MAEConfig)} == set(MODEL_FIELDS[MAEConfig])
+    for config in (EntryFusionConfig, TokenFusionConfig, HeadFusionConfig):
+        fields = {field.name for field in dataclasses.fields(config)} | {"variant"}
+        assert fields == set(MODEL_FIELDS[config]) | {"dropout"}
 
 
 # What the golden sample must see. Each changes a bundle on disk to another, still plausible one.
@@ -194,7 +197,10 @@ def test_noise_of_the_golden_sample(saved):
     ("change", "said"),
     [
         (lambda d: d.update(kind="detector"), "kind='detector' must be one of encoder, mae"),
-        (lambda d: d.update(kind="two_view"), "'two_view' is not supported by this version"),
+        (
+            lambda d: d.update(kind="two_view"),
+            "kind two_view has models main, aux, fusion, not main",
+        ),
         (lambda d: d.update(kind="encoder"), "has no labels"),
         (lambda d: d.update(labels=None), "kind classifier needs labels"),
         (lambda d: d.update(format="zip"), "its format is not 'fer_jax bundle'"),
@@ -216,7 +222,7 @@ def test_noise_of_the_golden_sample(saved):
         (lambda d: d["models"]["main"].update(width=64), "the model has"),
         (lambda d: d["models"]["main"].update(pool="max"), "pool='max' must be one of"),
         (lambda d: d["models"]["main"].update(num_heads="4"), "num_heads='4' is not of the type"),
-        (lambda d: d["models"].update(aux=d["models"]["main"]), "missing: cls_token"),
+        (lambda d: d["models"].update(aux=d["models"]["main"]), "has models main, not main, aux"),
         (lambda d: d["views"].pop("main"), "has views main, not none"),
         (lambda d: d["golden"].pop("tolerance"), "golden.tolerance is missing"),
         (lambda d: d["golden"].update(tolerance=1e300), "golden.tolerance=1e+300 must lie"),

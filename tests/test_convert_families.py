@@ -128,7 +128,7 @@ def test_a_converted_fusion_computes_what_torch_computed(tmp_path):
     logits, _ = bundle_function(loaded)(loaded.params, features)
     # as in test_fusion.py
     np.testing.assert_allclose(logits, found["stage/logits"], rtol=0, atol=1e-5)
-    with pytest.raises(FerJaxError, match="is a fusion, which takes the features of two encoders"):
+    with pytest.raises(FerJaxError, match="is a fusion, which takes the features of encoders"):
         fer_jax.load(bundle)
 
 

@@ -99,16 +99,14 @@ def test_without_a_selection_part_the_newest_checkpoint_is_taken(data, tmp_path,
 
 
 def test_an_epoch_is_as_long_as_its_sample(data, tmp_path, capsys):
-    """A quarter of each person's faces; nobody voted on drawn faces, so their labels are used."""
+    """A quarter of each person's faces."""
     copy = shutil.copytree(data, tmp_path / "data")
     columns = dict(np.load(copy / "index.npz"))
     columns["video"] = columns["subject"]
     np.savez(copy / "index.npz", **columns)
     train = columns["split"] == "train"
     _, lengths = np.unique(columns["video"][train], return_counts=True)
-    config = tiny(
-        str(copy), selection=0.0, epochs=2, batch_size=8, sampling__stride=4, loss__soft_labels=True
-    )
+    config = tiny(str(copy), selection=0.0, epochs=2, batch_size=8, sampling__stride=4)
     state, _ = finetune(config, tmp_path / "run")
     assert int(state.step) == 2 * ((lengths // 4).sum() // 8) == 6
     printed = capsys.readouterr()
@@ -239,7 +237,7 @@ def test_a_full_disk_is_one_line_and_leaves_no_bundle(run, data, tmp_path, capsy
     def full(*args, **kwargs):
         raise OSError(28, "No space left on device", str(workdir / "bundle"))
 
-    monkeypatch.setattr("fer_jax.train.finetune.save_bundle", full)
+    monkeypatch.setattr("fer_jax.train.run.save_bundle", full)
     config = tmp_path / "config.py"
     config.write_text(
         "from fer_jax.train.config import default_config\nimport json\n"

@@ -1,4 +1,7 @@
-"""Against torch's CrossEntropyLoss: goldens of tools/make_loss_goldens.py, and live torch."""
+"""Against torch's CrossEntropyLoss: goldens of tools/make_loss_goldens.py, and live torch.
+
+Focal loss, logit adjustment and effective numbers: against their papers' equations in float64.
+"""
 
 import itertools
 import pathlib
@@ -11,7 +14,16 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from fer_jax.errors import FerJaxError
 from fer_jax.labels import label_space
-from fer_jax.ops.losses import CLASS_WEIGHT_SCHEMES, class_weights, weighted_cross_entropy
+from fer_jax.ops.losses import (
+    CLASS_WEIGHT_SCHEMES,
+    LOSSES,
+    class_weights,
+    classification_loss,
+    focal_loss,
+    log_prior,
+    logit_adjusted_cross_entropy,
+    weighted_cross_entropy,
+)
 
 GOLDENS = pathlib.Path(__file__).parent / "testdata" / "loss_goldens.npz"
 CASES = list(itertools.product(("hard", "hard_ignored", "soft"), (False, True), (0.0, 0.1)))
@@ -154,6 +166,114 @@ def test_smoothing_outside_its_range_is_refused(goldens, smoothing):
         weighted_cross_entropy(goldens["logits"], goldens["hard"], label_smoothing=smoothing)
 
 
+def _by_the_paper(name, logits, targets, weights, gamma, tau, prior, smoothing):
+    """One row after another in float64: Lin et al., equation 5; Menon et al., equation 10."""
+    total = count = 0.0
+    for row, target in zip(np.asarray(logits, np.float64), targets, strict=True):
+        if np.ndim(target) == 0 and target < 0:
+            continue
+        share = np.eye(8)[target] if np.ndim(target) == 0 else np.asarray(target, np.float64)
+        count += weights[target] if np.ndim(target) == 0 else 1
+        share = (1 - smoothing) * share + smoothing / 8
+        if name == "logit_adjusted":
+            row = row + tau * np.log(prior)
+        p = np.exp(row - row.max())
+        p /= p.sum()
+        factor = (1 - p) ** gamma if name == "focal" else 1
+        total -= (weights * share * factor * np.log(p)).sum()
+    return total / count
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize(("kind", "weighted", "smoothing"), CASES)
+def test_equals_the_papers(goldens, name, kind, weighted, smoothing):
+    weights = goldens["weights"] if weighted else np.ones(8, np.float32)
+    prior = COUNTS / COUNTS.sum()
+    loss_sum, denominator = jax.jit(
+        classification_loss, static_argnums=0, static_argnames=("gamma", "tau", "label_smoothing")
+    )(
+        name,
+        goldens["logits"],
+        goldens[kind],
+        gamma=1.5,
+        log_prior=log_prior(COUNTS),
+        tau=0.7,
+        class_weights=weights,
+        label_smoothing=smoothing,
+    )
+    expected = _by_the_paper(
+        name, goldens["logits"], goldens[kind], weights.astype(float), 1.5, 0.7, prior, smoothing
+    )
+    # float32 against float64: measured 4e-7 of the loss.
+    np.testing.assert_allclose(loss_sum / denominator, expected, rtol=2e-6)
+
+
+@pytest.mark.parametrize("name", ["focal", "logit_adjusted"])
+def test_gradients_of_the_others(goldens, name):
+    """Against central differences of the float64 equation, and the same over eight devices."""
+    options = {"gamma": 2.0, "log_prior": log_prior(COUNTS), "tau": 1.0}
+
+    def loss(logits, targets):
+        loss_sum, denominator = classification_loss(
+            name, logits, targets, class_weights=goldens["weights"], **options
+        )
+        return loss_sum / denominator
+
+    logits, targets = goldens["logits"][:8], goldens["soft"][:8]
+    gradient = jax.grad(loss)(logits, targets)
+    weights, prior = goldens["weights"].astype(float), COUNTS / COUNTS.sum()
+    expected = np.zeros((8, 8))
+    for place in np.ndindex(8, 8):
+        ends = []
+        for step in (1e-4, -1e-4):
+            moved = logits.astype(float)
+            moved[place] += step
+            ends.append(_by_the_paper(name, moved, targets, weights, 2.0, 1.0, prior, 0.0))
+        expected[place] = (ends[0] - ends[1]) / 2e-4
+    # Measured 3e-7, at gradients up to 2.
+    np.testing.assert_allclose(gradient, expected, atol=2e-6)
+    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
+    rows = NamedSharding(mesh, PartitionSpec("data"))
+    sharded = jax.jit(jax.grad(loss), in_shardings=rows)(
+        jax.device_put(logits, rows), jax.device_put(targets, rows)
+    )
+    np.testing.assert_allclose(sharded, gradient, atol=TOLERANCE)
+    many = jax.vmap(jax.grad(loss))(np.stack([logits, logits]), np.stack([targets, targets]))
+    np.testing.assert_allclose(many[1], gradient, atol=TOLERANCE)
+
+
+def test_nothing_to_modulate_or_adjust_is_plain_cross_entropy(goldens):
+    arguments = (goldens["logits"], goldens["hard_ignored"])
+    plain = weighted_cross_entropy(*arguments)
+    assert focal_loss(*arguments, gamma=0.0) == plain
+    shifted = logit_adjusted_cross_entropy(*arguments, log_prior=log_prior(COUNTS), tau=0.0)
+    assert shifted == plain
+
+
+@pytest.mark.parametrize("gamma", [0.5, 1.0, 2.0])
+def test_focal_loss_of_the_surest_row_has_a_gradient(gamma):
+    logits = jnp.array([[200.0, 0.0, -200.0]])
+    loss, gradient = jax.value_and_grad(lambda x: focal_loss(x, jnp.array([0]), gamma=gamma)[0])(
+        logits
+    )
+    assert float(loss) == 0
+    assert np.isfinite(gradient).all()
+    wrong = jax.grad(lambda x: focal_loss(x, jnp.array([2]), gamma=gamma)[0])(logits)
+    np.testing.assert_allclose(wrong, [[1, 0, -1]], atol=1e-6)
+
+
+def test_losses_that_cannot_be(goldens):
+    arguments = (goldens["logits"], goldens["hard"])
+    with pytest.raises(FerJaxError, match=r"gamma=-1\.0 is below 0"):
+        focal_loss(*arguments, gamma=-1.0)
+    with pytest.raises(FerJaxError, match="needs log_prior"):
+        classification_loss("logit_adjusted", *arguments)
+    with pytest.raises(FerJaxError, match="no loss 'dice'; one of cross_entropy, focal, logit"):
+        classification_loss("dice", *arguments)
+    with pytest.raises(FerJaxError, match="no sample of class number 1: 'log_prior'"):
+        log_prior(np.array([1, 0]))
+
+
 # method.md's counts of Aff-Wild2 training labels that have an image.
 COUNTS = np.array([177198, 16573, 10771, 9080, 95463, 78751, 31615, 165866])
 
@@ -190,3 +310,15 @@ def test_wrong_scheme_and_wrong_number_of_counts():
         class_weights(COUNTS, "inverse")
     with pytest.raises(FerJaxError, match="8 counts for the 7 classes of expw"):
         class_weights(COUNTS, "max", label_space("expw"))
+
+
+@pytest.mark.parametrize("beta", [0.0, 0.9, 0.9999, 0.9999999, 1.0])
+def test_effective_numbers(beta):
+    """Cui et al., equation 2, summed term by term: E = 1 + beta + ... + beta^(n - 1)."""
+    counts = np.array([3, 1, 40])
+    effective = [sum(beta**i for i in range(n)) for n in counts.tolist()]
+    expected = 1 / np.array(effective)
+    expected *= 3 / expected.sum()
+    np.testing.assert_allclose(class_weights(counts, "effective", beta=beta), expected, rtol=1e-6)
+    with pytest.raises(FerJaxError, match=r"beta=1.5 is outside \[0, 1\]"):
+        class_weights(counts, "effective", beta=1.5)

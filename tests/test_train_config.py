@@ -57,6 +57,20 @@ def test_changes_arrive_typed():
             {"sampling": {"stride": 2, "frames_per_video": 2}},
             "config.sampling.stride=2: does not go together with frames_per_video=2",
         ),
+        ({"loss": {"name": "dice"}}, "config.loss.name='dice': must be one of cross_entropy, foc"),
+        ({"loss": {"focal_gamma": -1.0}}, "config.loss.focal_gamma=-1.0: must be at least 0"),
+        (
+            {"loss": {"logit_adjustment_tau": -1.0}},
+            "config.loss.logit_adjustment_tau=-1.0: must be at least 0",
+        ),
+        (
+            {"loss": {"effective_beta": 1.1}},
+            r"config.loss.effective_beta=1.1: must be in \[0, 1\]",
+        ),
+        (
+            {"model": {"head_dropout": 1.0}},
+            r"config.model.head_dropout=1.0: must be in \[0, 0.99\]",
+        ),
         ({"loss": {"soft_labels": 1}}, "config.loss.soft_labels=1: must be bool"),
     ],
 )

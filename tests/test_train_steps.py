@@ -16,6 +16,7 @@ from fer_jax.ops.augment import mix
 from fer_jax.ops.normalize import normalize
 from fer_jax.train import sharding
 from fer_jax.train.config import MeshConfig, OptimizerConfig
+from fer_jax.train.models import Classifier
 from fer_jax.train.optimizer import make_optimizer, make_schedule
 from fer_jax.train.state import TrainState, create_state, state_shardings
 from fer_jax.train.steps import Recipe, batch_loss, evaluate_step, train_step
@@ -24,7 +25,9 @@ GOLDEN = Path(__file__).parent / "testdata" / "train_steps.npz"
 CONFIG = ViTConfig(
     image_size=16, patch_size=8, width=24, depth=2, num_heads=4, num_classes=5, pool="avg"
 )
-RECIPE = Recipe(5, mean=(0.5,) * 3, std=(0.25,) * 3, label_smoothing=0.1)
+RECIPE = Recipe(5, label_smoothing=0.1)
+MEAN, STD = (0.5,) * 3, (0.25,) * 3
+MODEL = Classifier(vit.build(CONFIG), MEAN, STD)
 WEIGHTS = jnp.array([0.5, 1.0, 2.0, 1.5, 0.8], jnp.float32)
 KEY_BIAS = slice(24, 48)
 
@@ -50,7 +53,7 @@ def split_key_bias(params):
 
 def test_gradient_equals_torch(golden):
     batch = {"image": golden["images"][0], "label": golden["labels"][0]}
-    loss_fn = functools.partial(batch_loss, graphdef=vit.build(CONFIG), recipe=RECIPE)
+    loss_fn = functools.partial(batch_loss, model=MODEL, recipe=RECIPE)
     loss, gradient = jax.value_and_grad(loss_fn)(
         part(golden, "start/"), batch, WEIGHTS, jax.random.key(0)
     )
@@ -75,7 +78,10 @@ def test_five_steps_of_maes_adamw_equal_torch(golden):
     state = TrainState(jnp.zeros((), jnp.int32), params, optimizer.init(params))
     step = jax.jit(
         functools.partial(
-            train_step, graphdef=vit.build(CONFIG), optimizer=optimizer, recipe=RECIPE
+            train_step,
+            model=MODEL,
+            optimizer=optimizer,
+            recipe=RECIPE,
         )
     )
     losses = []
@@ -129,8 +135,15 @@ def test_soft_labels_are_shares_of_votes_and_else_the_label(smoothing):
     kernel = np.random.default_rng(0).normal(0, 0.5, size=(24, 5))
     params["head"]["kernel"] = kernel.astype(np.float32)
     batch, graphdef = soft_batch(), vit.build(CONFIG)
-    loss = batch_loss(params, batch, WEIGHTS, jax.random.key(0), graphdef=graphdef, recipe=recipe)
-    images = normalize(batch["image"], recipe.mean, recipe.std)
+    loss = batch_loss(
+        params,
+        batch,
+        WEIGHTS,
+        jax.random.key(0),
+        model=MODEL,
+        recipe=recipe,
+    )
+    images = normalize(batch["image"], MEAN, STD)
     logits, _ = vit.apply(graphdef, params, images)
     shares = [
         [0, 0.75, 0.25, 0, 0], [0, 0, 0, 0, 1], [1, 0, 0, 0, 0],
@@ -146,12 +159,12 @@ def test_soft_labels_are_mixed():
     params = vit.init(CONFIG, jax.random.key(2))
     batch = jax.tree.map(jnp.asarray, soft_batch())
     graphdef, key = vit.build(CONFIG), jax.random.key(4)
-    loss = batch_loss(params, batch, WEIGHTS, key, graphdef=graphdef, recipe=recipe)
+    loss = batch_loss(params, batch, WEIGHTS, key, model=MODEL, recipe=recipe)
     shares = np.array(
         [[0, 0.75, 0.25, 0, 0], [0, 0, 0, 0, 1], [1, 0, 0, 0, 0],
          [1, 0, 0, 0, 0], [0, 0, 0, 0, 0], [0.125, 0.125, 0, 0, 0.75]], np.float32
     )  # fmt: skip
-    images = normalize(batch["image"], recipe.mean, recipe.std)
+    images = normalize(batch["image"], MEAN, STD)
     mixed, targets = mix(
         jax.random.split(key)[0], jnp.asarray(images), jnp.asarray(shares),
         mixup_alpha=0.8, cutmix_alpha=0.0,
@@ -162,12 +175,11 @@ def test_soft_labels_are_mixed():
 
 
 def test_hard_labels_pay_no_attention_to_votes():
-    params, graphdef, key = (
+    params, key = (
         vit.init(CONFIG, jax.random.key(2)),
-        vit.build(CONFIG),
         jax.random.key(0),
     )
-    options = {"graphdef": graphdef, "recipe": RECIPE}
+    options = {"model": MODEL, "recipe": RECIPE}
     batch = soft_batch()
     without = {name: value for name, value in batch.items() if name != "votes"}
     found = batch_loss(params, batch, WEIGHTS, key, **options)
@@ -188,14 +200,14 @@ def test_eight_devices_compute_what_one_does(mesh_config, mix, golden):
     config = ViTConfig(
         image_size=16, patch_size=8, width=64, depth=2, num_heads=4, num_classes=5, drop_path=0.2
     )
-    recipe = Recipe(5, (0.5,) * 3, (0.25,) * 3, label_smoothing=0.1, mixup=mix, cutmix=mix)
+    recipe = Recipe(5, label_smoothing=0.1, mixup=mix, cutmix=mix)
     params = jax.tree.map(np.asarray, vit.init(config, jax.random.key(1)))
     # A head of real size, else the trunk's gradients are all but zero.
     head = np.random.default_rng(0).normal(0, 0.15, size=(64, 5))
     params["head"]["kernel"] = head.astype(np.float32)
     batch, key = small_batch(), jax.random.key(5)
     grad = jax.value_and_grad(
-        functools.partial(batch_loss, graphdef=vit.build(config), recipe=recipe)
+        functools.partial(batch_loss, model=Classifier(vit.build(config), MEAN, STD), recipe=recipe)
     )
     loss, gradient = jax.jit(grad)(params, batch, WEIGHTS, key)
 
@@ -249,6 +261,40 @@ def test_optimizer_state_is_split_like_the_parameters():
     assert jax.tree.structure(state_shardings(state, mesh)) == jax.tree.structure(state)
 
 
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [
+        ({"loss": "focal", "focal_gamma": 2.0}, lambda p, y: (1 - p[y]) ** 2 * -np.log(p[y])),
+        (
+            {"loss": "logit_adjusted", "log_prior": tuple(np.log([0.4, 0.3, 0.1, 0.1, 0.1]))},
+            lambda p, y: -np.log((p * [0.4, 0.3, 0.1, 0.1, 0.1])[y] / (p @ [0.4, 0.3, *[0.1] * 3])),
+        ),
+    ],
+)
+def test_the_recipe_chooses_the_loss(fields, expected):
+    recipe = dataclasses.replace(RECIPE, label_smoothing=0.0, **fields)
+    params = vit.init(CONFIG, jax.random.key(2))
+    kernel = np.random.default_rng(0).normal(0, 0.5, size=(24, 5))
+    params["head"]["kernel"] = kernel.astype(np.float32)
+    batch, graphdef = (
+        {**small_batch(4), "label": np.array([1, -1, 4, 0], np.int32)},
+        vit.build(CONFIG),
+    )
+    found = batch_loss(
+        params,
+        batch,
+        jnp.ones(5),
+        jax.random.key(0),
+        model=MODEL,
+        recipe=recipe,
+    )
+    logits, _ = vit.apply(graphdef, params, normalize(batch["image"], MEAN, STD))
+    p = np.exp(np.asarray(logits, np.float64))
+    p /= p.sum(axis=1, keepdims=True)
+    losses = [expected(p[i], batch["label"][i]) for i in (0, 2, 3)]
+    assert float(found) == pytest.approx(np.mean(losses), rel=2e-6)  # measured 1e-7
+
+
 def test_evaluation_counts_only_real_rows():
     params = vit.init(CONFIG, jax.random.key(0))
     params["head"]["bias"] = jnp.array([0.0, 5.0, 0.0, 0.0, 0.0])
@@ -257,7 +303,7 @@ def test_evaluation_counts_only_real_rows():
         "label": np.array([1, 2, -1, 1], np.int32),
         "mask": np.array([True, True, True, False]),
     }
-    found = evaluate_step(params, batch, graphdef=vit.build(CONFIG), recipe=RECIPE)
+    found = evaluate_step(params, batch, model=MODEL, recipe=RECIPE)
     expected = np.zeros((5, 5), int)
     expected[1, 1] = expected[2, 1] = 1
     np.testing.assert_array_equal(found["confusion"], expected)

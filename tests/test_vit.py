@@ -157,6 +157,24 @@ def test_drop_path_acts_only_when_training_and_keeps_the_mean(params):
     np.testing.assert_allclose(counts / 4000, 0.25, atol=0.035)  # 5 standard deviations
 
 
+def test_head_dropout_acts_only_when_training_and_keeps_the_mean(params, images):
+    config = dataclasses.replace(TINY, head_dropout=0.25)
+    graphdef, plain = vit.build(config), vit.build(TINY)
+    expected, features = vit.apply(plain, params, images[:1])
+    np.testing.assert_array_equal(vit.apply(graphdef, params, images[:1])[0], expected)
+    # A head of ones adds what was kept: each feature is 0 or 4/3 of itself.
+    ones = jax.tree.map(jnp.ones_like, params["head"])
+    many = np.repeat(images[:1], 4000, axis=0)
+    summed, same = vit.apply(graphdef, params | {"head": ones}, many, key=jax.random.key(0))
+    np.testing.assert_allclose(same["pooled"][5], features["pooled"][0], atol=1e-5)
+    pooled = np.asarray(features["pooled"][0], np.float64)
+    deviation = np.sqrt((pooled**2).sum() * 0.25 / 0.75)
+    np.testing.assert_allclose(
+        np.asarray(summed)[:, 0].mean() - 1, pooled.sum(), atol=5 * deviation / 4000**0.5
+    )
+    assert np.asarray(summed)[:, 0].std() == pytest.approx(deviation, rel=0.1)
+
+
 def test_compute_dtype_is_apart_from_parameter_dtype(params, images):
     config = dataclasses.replace(TINY, dtype="bfloat16")
     logits, features = vit.apply(vit.build(config), params, images)
@@ -175,6 +193,7 @@ def test_compute_dtype_is_apart_from_parameter_dtype(params, images):
         ({"num_heads": 5}, "must divide width"),
         ({"pool": "max"}, "one of cls, avg"),
         ({"drop_path": 1.0}, r"\[0, 1\)"),
+        ({"head_dropout": -0.1}, r"head_dropout=-0.1 must lie in \[0, 1\)"),
     ],
 )
 def test_impossible_configurations_are_named(fields, message):

@@ -1,18 +1,34 @@
-"""`fer-jax evaluate`: scores a bundle on a data set."""
+"""`fer-jax evaluate`: scores a bundle on a data set, or anybody's predictions of frames."""
 
 import argparse
 import sys
 from collections.abc import Sequence
 
+from fer_jax.errors import UsageError
+
 _DESCRIPTION = """\
-Scores a bundle on every labelled face of one split, and writes to DIR:
+Scores on every labelled face or frame of one split.
+
+  fer-jax evaluate --bundle B --data DATA --out DIR
+      a bundle on a data set that `fer-jax prepare` made
+  fer-jax evaluate --predictions P [P ...] --labels PATH --out DIR
+      anybody's predictions of frames: tables of `fer-jax predict`, or text files
+      <video>/00001.jpg,<class number> or ,<a probability for each class>; PATH is a prepared
+      data set, a folder of Aff-Wild2, or a CSV file with the columns video,frame,label
+
+DIR gets
   metrics.json   macro-F1, accuracy, F1 of each class, with bootstrap intervals; counts; what
                  was scored, with which weights, when
   table.md       the same to read; also printed
+and of single images
   confusion.png  what was taken for what
+and of frames of videos, where intervals are of resampled videos, and frames without a face are
+scored too,
+  report.html     with pictures: classes, confusion, reliability, the videos as strips
+  predictions.csv the prediction table of every frame, filled, and smoothed if wished
 
-Where the bundle's label space is not the data's, the classes that both have are scored, and what
-is left out is said.
+Where the label space of the predictions is not the data's, the classes that both have are scored,
+and what is left out is said.
 """
 
 
@@ -23,10 +39,26 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     add = parser.add_argument
-    add("--bundle", metavar="B", required=True, help="folder of the bundle")
-    add("--data", metavar="DATA", required=True, help="data set, made by `fer-jax prepare`")
-    add("--split", default="validation", help="part of the data set (%(default)s)")
+    add("--bundle", metavar="B", help="folder of the bundle; with --predictions only for storing")
+    add("--data", metavar="DATA", help="data set, made by `fer-jax prepare`")
+    add("--predictions", metavar="P", nargs="+", help="predictions of frames, or folders of .csv")
+    add("--labels", "--annotations", metavar="PATH", help="what predictions are scored against")
+    add("--split", default="validation", help="part of the data or labels (%(default)s)")
     add("--out", metavar="DIR", required=True, help="folder for the report")
+    add("--smooth", metavar="KERNEL:WINDOW", help="score smoothed frames as well, such as box:101")
+    add(
+        "--fill",
+        metavar="METHOD",
+        default="hold",
+        help="how frames without a face get a prediction: hold, nearest, linear, prior "
+        "(%(default)s)",
+    )
+    add("--compare", metavar="Q", nargs="+", help="predictions of another model, to compare with")
+    add(
+        "--calibrate",
+        metavar="KIND",
+        help="fit temperature or vector on this split, and store it in the bundle",
+    )
     add("--batch-size", type=int, metavar="N", help="faces at once (8 on a CPU, else 64)")
     add("--overwrite", action="store_true", help="replace a report in DIR")
     return parser
@@ -42,18 +74,61 @@ def main(argv: Sequence[str]) -> int:
         The exit code.
     """
     arguments = _parser().parse_args(argv)
-    from fer_jax.evaluate.evaluation import evaluate_bundle
+    _check(arguments)
+    from fer_jax.evaluate.frame_evaluation import FrameOptions, evaluate_predictions
+    from fer_jax.evaluate.frame_report import frame_report_text
+    from fer_jax.evaluate.frame_scores import parse_smoothing
     from fer_jax.evaluate.report import report_text
 
-    metrics = evaluate_bundle(
-        arguments.bundle,
-        arguments.data,
-        arguments.split,
-        arguments.out,
-        batch_size=arguments.batch_size,
-        overwrite=arguments.overwrite,
-        progress=True,
-        say=lambda line: print(f"fer-jax evaluate: {line}", file=sys.stderr),
+    options = FrameOptions(
+        smoothing=parse_smoothing(arguments.smooth) if arguments.smooth else None,
+        fill=arguments.fill,
+        calibrate=arguments.calibrate,
+        bundle=arguments.bundle if arguments.calibrate else None,
     )
-    print(report_text(metrics), end="")
+    common = {
+        "options": options,
+        "compare": arguments.compare or (),
+        "overwrite": arguments.overwrite,
+        "say": lambda line: print(f"fer-jax evaluate: {line}", file=sys.stderr),
+    }
+    if arguments.predictions:
+        metrics = evaluate_predictions(
+            arguments.predictions, arguments.labels, arguments.split, arguments.out, **common
+        )
+    else:
+        from fer_jax.evaluate.evaluation import evaluate_bundle
+
+        metrics = evaluate_bundle(
+            arguments.bundle,
+            arguments.data,
+            arguments.split,
+            arguments.out,
+            batch_size=arguments.batch_size,
+            progress=True,
+            **common,
+        )
+    print((frame_report_text if "frames" in metrics else report_text)(metrics), end="")
     return 0
+
+
+def _check(arguments: argparse.Namespace) -> None:
+    """Raises UsageError unless the options name either a bundle and data, or predictions."""
+    if arguments.predictions:
+        if not arguments.labels:
+            raise UsageError("--labels is missing: predictions need something to be scored against")
+        if arguments.data:
+            raise UsageError(
+                "--data goes with --bundle; name the labels of predictions by --labels"
+            )
+        if arguments.bundle and not arguments.calibrate:
+            raise UsageError(
+                "--bundle beside --predictions only says where --calibrate stores; leave it out, "
+                "or add --calibrate temperature"
+            )
+    elif not (arguments.bundle and arguments.data):
+        raise UsageError(
+            "name --bundle B and --data DATA, or --predictions P and --labels PATH; see --help"
+        )
+    elif arguments.labels:
+        raise UsageError("--labels goes with --predictions; a bundle is scored on --data's labels")

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from fer_jax.atomic import atomic_file
-from fer_jax.bundle import Bundle, View, load_bundle
+from fer_jax.bundle import PARAMS_FILE, Bundle, View, load_bundle
 from fer_jax.convert.families import FAMILIES, FAMILY_NAMES, Family
 from fer_jax.convert.pth_writer import write_pth
 from fer_jax.errors import FerJaxError, UsageError
+from fer_jax.models.fusion import HeadFusionConfig, TokenFusionConfig
 from fer_jax.models.mae import MAEConfig
 from fer_jax.models.torch_layout import ModelConfig, layout, to_torch_layout
 from fer_jax.models.vit import ViTConfig
@@ -53,6 +54,11 @@ def export_file(
     if family not in ("auto", *FAMILY_NAMES):
         raise UsageError(f"no family {family!r} to write; one of auto, {', '.join(FAMILY_NAMES)}")
     bundle = load_bundle(source)
+    if len(bundle.models) > 1:
+        raise UsageError(
+            f"{source}: holds the models {', '.join(bundle.models)}, a checkpoint holds one; its "
+            f"{PARAMS_FILE} has the tensors of all of them under PyTorch's names"
+        )
     ((config, params),) = bundle.models.values()
     form = _form(source, bundle, config, family)
     names = _names(form, config)
@@ -80,6 +86,8 @@ def export_file(
 
 def _names(form: Family, config: ModelConfig) -> dict[str, list[str]]:
     """The keys to write for each tensor of a model; none where the family has no place for it."""
+    if isinstance(config, TokenFusionConfig | HeadFusionConfig):  # a `head` is no ViT's
+        return {target: [] for target in layout(config)}
     bare = isinstance(config, ViTConfig) and not config.num_classes
     return {target: form.keys(target, "" if bare else form.prefix) for target in layout(config)}
 
@@ -97,9 +105,13 @@ def _form(source: Path, bundle: Bundle, config: ModelConfig, family: str) -> Fam
             return form
     missing = min(homeless.values(), key=len)
     able = dict.fromkeys(f.name for f in FAMILIES if all(_names(f, config).values()))
+    names = f"{', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}"
+    if not able:
+        raise UsageError(
+            f"{source}: no family has a place for {names}; its {PARAMS_FILE} has PyTorch's names"
+        )
     raise UsageError(
-        f"{source}: the names of {family} have no place for {', '.join(missing[:3])}"
-        f"{', ...' if len(missing) > 3 else ''}; --family {' or '.join(able)}"
+        f"{source}: the names of {family} have no place for {names}; --family {' or '.join(able)}"
     )
 
 

@@ -18,7 +18,7 @@ from fer_jax.convert.pth import TensorRef
 from fer_jax.convert.sizes import DECODER_HEADS, registered_size, stated
 from fer_jax.errors import FerJaxError
 from fer_jax.labels import LABEL_SPACES
-from fer_jax.models.fusion import EntryFusionConfig
+from fer_jax.models.fusion import EntryFusionConfig, FusionConfig, TokenFusionConfig
 from fer_jax.models.mae import MAEConfig
 from fer_jax.models.torch_layout import ModelConfig, layout
 from fer_jax.models.vit import SIZES
@@ -168,8 +168,12 @@ def _misfit(configs: Mapping[str, ModelConfig], tensors: Tensors) -> str | None:
 
 
 def _model(config: ModelConfig) -> dict[str, Any]:
-    if isinstance(config, EntryFusionConfig):
-        fields = ("widths", "width", "hidden", "num_classes")
+    if isinstance(config, FusionConfig):
+        fields = ("variant", "sources", "widths", "num_classes")
+        if isinstance(config, EntryFusionConfig):
+            fields += ("width", "hidden")
+        if isinstance(config, TokenFusionConfig):
+            fields += ("width", "num_heads", "attention", "merge", "kernel_size")
         return {name: getattr(config, name) for name in fields}
     if isinstance(config, MAEConfig):
         decoder = {name: getattr(config.decoder, name) for name in ("width", "depth", "num_heads")}
@@ -227,12 +231,8 @@ def describe(found: Mapping[str, Any]) -> list[str]:
 
 
 def _model_line(model: Mapping[str, Any]) -> str:
-    if "widths" in model:
-        main, aux = model["widths"]
-        return (
-            f"the entry's fusion: features {main} and {aux} wide, {model['width']} tokens, hidden "
-            f"{model['hidden']}"
-        )
+    if "variant" in model:
+        return _fusion_line(model)
     size = f"ViT-{model['size']}" if model["size"] else "ViT of no registered size"
     heads = f"{model['num_heads']} heads" if model["num_heads"] else "heads not known (--heads)"
     pool = f"pool {model['pool']}" if model["pool"] else "pool not known (--pool)"
@@ -244,6 +244,22 @@ def _model_line(model: Mapping[str, Any]) -> str:
     if "decoder" in model:
         decoder = model["decoder"]
         line += f"; MAE's decoder: width {decoder['width']}, {decoder['depth']} blocks"
+    return line
+
+
+def _fusion_line(model: Mapping[str, Any]) -> str:
+    widths = [
+        f"{name} {width} wide"
+        for name, width in zip(model["sources"], model["widths"], strict=True)
+    ]
+    line = f"fusion {model['variant']}: features {', '.join(widths)}"
+    if model["variant"] == "entry":
+        line += f"; {model['width']} tokens, hidden {model['hidden']}"
+    if model["variant"] == "token":
+        line += (
+            f"; tokens {model['width']} wide, {model['num_heads']} heads, attention "
+            f"{model['attention']}, merge {model['merge']}"
+        )
     return line
 
 

@@ -251,7 +251,7 @@ def _taken(checkpoint: Checkpoint, conversion: Conversion) -> Iterator[Any]:
 
 def _inputs(config: ModelConfig, view: View | None) -> tuple[dict[str, np.ndarray], str]:
     if isinstance(config, EntryFusionConfig):
-        return drawn_features(config.widths, _PAIRS), f"{_PAIRS} pairs of drawn features"
+        return drawn_features(config, _PAIRS), f"{_PAIRS} pairs of drawn features"
     images = np.asarray(jax.jit(functools.partial(preprocess, view))(drawn_faces()))
     words = f"two drawn faces at {config.image_size} pixels"
     if isinstance(config, MAEConfig):
@@ -330,7 +330,7 @@ def _all_stages(
     config: ModelConfig, params: Params, inputs: Mapping[str, jax.Array]
 ) -> dict[str, jax.Array]:
     if isinstance(config, EntryFusionConfig):
-        logits, stages = fusion.apply(params, inputs, intermediates=True)
+        logits, stages = fusion.apply(config, params, inputs, intermediates=True)
         return stages | {"logits": logits}
     if isinstance(config, MAEConfig):
         found = mae.apply(

@@ -316,6 +316,11 @@ def evaluation_batches(
     return iter(chain.to_iter_dataset(_thread(_BUFFERED_EVALUATION)))
 
 
+def without_rows(batch: Batch) -> Batch:
+    """A batch as a model takes it: numbers of rows are for those who look things up."""
+    return {name: value for name, value in batch.items() if name != "row"}
+
+
 def _column(sources: IndexedSources, name: str) -> np.ndarray:
     return np.concatenate([data.index[name][rows] for data, rows in sources])
 

@@ -6,30 +6,40 @@ import datetime
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float32, Int
 from tqdm import tqdm
 
 from fer_jax import __version__
 from fer_jax.atomic import atomic_file
 from fer_jax.bundle import PARAMS_FILE, View
 from fer_jax.data.pipeline import FaceData, evaluation_batches, select
-from fer_jax.errors import FerJaxError
-from fer_jax.evaluate.intervals import LEVEL, RESAMPLES, Intervals, bootstrap
+from fer_jax.errors import FerJaxError, UsageError
+from fer_jax.evaluate.calibrate import calibrate, store_calibration
+from fer_jax.evaluate.frame_evaluation import (
+    METRICS_FILE,
+    SINGLE_FRAMES,
+    TABLE_FILE,
+    FrameOptions,
+    check_free,
+    evaluate_frames,
+)
+from fer_jax.evaluate.frame_labels import labels_of
+from fer_jax.evaluate.frame_probabilities import FrameProbabilities, read_frame_probabilities
+from fer_jax.evaluate.frame_scores import score_fields
+from fer_jax.evaluate.intervals import LEVEL, RESAMPLES, bootstrap
 from fer_jax.evaluate.picture import draw_confusion
 from fer_jax.evaluate.report import number_of, report_text, title_of, where_of
 from fer_jax.labels import LabelMap, LabelSpace, label_map
-from fer_jax.ops.metrics import Scores, confusion_matrix, scores
+from fer_jax.ops.metrics import confusion_matrix, scores
 from fer_jax.ops.normalize import normalize
-from fer_jax.predict.recognizer import Recognizer, load
+from fer_jax.predict.recognizer import Recognizer, load, softmax
 
-METRICS_FILE = "metrics.json"
-TABLE_FILE = "table.md"
 PICTURE_FILE = "confusion.png"
 
 
@@ -90,6 +100,8 @@ def evaluate_bundle(
     split: str,
     out_dir: str | os.PathLike[str],
     *,
+    options: FrameOptions = SINGLE_FRAMES,
+    compare: Sequence[str | os.PathLike[str]] = (),
     batch_size: int | None = None,
     overwrite: bool = False,
     progress: bool = False,
@@ -97,11 +109,17 @@ def evaluate_bundle(
 ) -> dict[str, Any]:
     """Scores a bundle on every labelled face of a split, and writes the report.
 
+    Where the faces are frames of videos, every labelled frame is scored, those without a face too,
+    and intervals are of resampled videos.
+
     Args:
         bundle: a bundle's folder, or a recognizer.
         data: a data set's folder, or the data set.
         split: its name, such as `validation`.
-        out_dir: gets metrics.json, table.md and confusion.png.
+        out_dir: gets metrics.json, table.md and confusion.png; of videos the files of
+            `evaluate_predictions`.
+        options: smoothing and filling of frames; calibration.
+        compare: predictions of another model on the same frames, to compare with.
         batch_size: faces at once, where `bundle` is a folder; None lets `load` choose.
         overwrite: replace a report that stands there.
         progress: show a bar if there is a terminal.
@@ -113,16 +131,22 @@ def evaluate_bundle(
     Raises:
         FerJaxError: nothing to score, label spaces that do not meet, or a report stands there.
     """
-    out_dir = Path(out_dir)
-    if (out_dir / METRICS_FILE).exists() and not overwrite:
-        raise FerJaxError(
-            f"{out_dir / METRICS_FILE}: exists already; name another folder, or pass --overwrite"
-        )
+    check_free(out_dir, overwrite)
     data = data if isinstance(data, FaceData) else FaceData.open(data)
     rows = select(data, split)
     recognizer = bundle if isinstance(bundle, Recognizer) else load(bundle, batch_size=batch_size)
     recognizer.require_labels()
     classes = shared_classes(recognizer.bundle.labels, data.label_space)
+    if (data.index["video"][rows] != "").all():
+        other = read_frame_probabilities(compare) if compare else None
+        return _evaluate_videos(
+            recognizer, data, split, out_dir, options, other, ", ".join(map(str, compare)),
+            progress, say,
+        )  # fmt: skip
+    if options.smoothing or compare:
+        raise UsageError(
+            f"{data.path}: its faces are no frames of videos; leave out --smooth and --compare"
+        )
     notes = _notes(recognizer, data, rows, classes)
     for note in notes:
         say(note)
@@ -132,31 +156,40 @@ def evaluate_bundle(
             f"{data.path}: no face of split {split!r} is of a class that the bundle knows "
             f"({', '.join(classes.names)}); use other data"
         )
-    with tqdm(total=len(scored), unit="face", disable=None if progress else True) as bar:
-        confusion = count(recognizer, data, scored, classes, bar.update)
+    logits = logits_of(recognizer, data, scored, progress)[:, classes.outputs]
+    labels = classes.labels[data.index["label"][scored]]
+    confusion = np.asarray(
+        confusion_matrix(labels, logits.argmax(axis=1), len(classes.names)), np.int64
+    )
     metrics = describe(confusion, recognizer, data, split, scored, classes, notes)
+    if options.calibrate:
+        found = calibrate(
+            options.calibrate, softmax(logits), labels, np.arange(len(labels)), refers_to="frames"
+        )
+        if options.bundle is not None:
+            stored = store_calibration(options.bundle, found["calibration"], classes.names)
+            found["stored_in"], found["calibration"] = str(options.bundle), stored
+        metrics["fitted_calibration"] = found
     write_report(metrics, out_dir)
     return metrics
 
 
-def count(
+def logits_of(
     recognizer: Recognizer,
     data: FaceData,
     rows: Int[np.ndarray, "rows"],
-    classes: ScoredClasses,
-    done: Callable[[int], Any] = lambda faces: None,
-) -> Int[np.ndarray, "shared shared"]:
-    """Runs the recognizer over rows of a data set and counts what was taken for what.
+    progress: bool = False,
+) -> Float32[np.ndarray, "rows class"]:
+    """Runs the recognizer over rows of a data set.
 
     Args:
         recognizer: of a bundle with labels.
         data: the data set.
         rows: which of its faces.
-        classes: from `shared_classes`.
-        done: called with the number of faces after each batch.
+        progress: show a bar if there is a terminal.
 
     Returns:
-        The confusion matrix, int64.
+        Logits, in the order of the rows.
     """
     views = recognizer.bundle.views
     batches = evaluation_batches(
@@ -166,15 +199,51 @@ def count(
         resize={name: view.resize for name, view in views.items()},
         batch_size=recognizer.batch_size,
     )
-    number = len(classes.names)
-    confusion = np.zeros((number, number), np.int64)
-    for batch in batches:
-        inputs = {name: normalize(batch[name], view.mean, view.std) for name, view in views.items()}
-        predictions = recognizer.logits_normalized(inputs)[:, classes.outputs].argmax(axis=1)
-        labels, mask = classes.labels[batch["label"]], batch["mask"]
-        confusion += np.asarray(confusion_matrix(labels, predictions, number, mask), np.int64)
-        done(int(mask.sum()))
-    return confusion
+    parts = []
+    with tqdm(total=len(rows), unit="face", disable=None if progress else True) as bar:
+        for batch in batches:
+            inputs = {
+                name: normalize(batch[name], view.mean, view.std) for name, view in views.items()
+            }
+            parts.append(recognizer.logits_normalized(inputs)[batch["mask"]])
+            bar.update(len(parts[-1]))
+    return np.concatenate(parts)
+
+
+def _evaluate_videos(
+    recognizer: Recognizer,
+    data: FaceData,
+    split: str,
+    out_dir: str | os.PathLike[str],
+    options: FrameOptions,
+    other: FrameProbabilities | None,
+    other_name: str,
+    progress: bool,
+    say: Callable[[str], None],
+) -> dict[str, Any]:
+    """Every face of the split, labelled or not, since smoothing makes use of all of them."""
+    rows = select(data, split, labelled=False)
+    probabilities = softmax(logits_of(recognizer, data, rows, progress))
+    video, frame = data.index["video"][rows], data.index["frame"][rows].astype(np.int64)
+    order = np.lexsort((frame, video))
+    predictions = FrameProbabilities(
+        recognizer.classes, video.astype(object)[order], frame[order], probabilities[order]
+    )
+    predictions = dataclasses.replace(predictions, notes=tuple(_template_notes(recognizer, data)))
+    about = {
+        **_bundle_fields(recognizer),
+        "data": {"path": str(data.path), "split": split, "template": data.template},
+    }
+    return evaluate_frames(
+        predictions,
+        labels_of(data, split),
+        out_dir,
+        about=about,
+        options=options,
+        other=other,
+        other_name=other_name,
+        say=say,
+    )
 
 
 def describe(
@@ -190,14 +259,12 @@ def describe(
     found, intervals = scores(confusion), bootstrap(confusion)
     in_split = int((data.index["split"] == split).sum())
     labelled = int((data.index["label"][data.index["split"] == split] >= 0).sum())
-    bundle = recognizer.bundle
-    params = None if recognizer.path is None else recognizer.path / PARAMS_FILE
     return {
         "format": "fer_jax metrics",
         "format_version": 1,
         "fer_jax_version": __version__,
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        **_score_fields(found, intervals, classes.names),
+        **score_fields(found, intervals, classes.names, unit="images"),
         "confusion": {"rows": "true", "columns": "predicted", "counts": confusion.tolist()},
         "interval": {
             "method": "percentile bootstrap over images, taken as independent",
@@ -212,31 +279,18 @@ def describe(
             "scored": int(confusion.sum()),
         },
         "labels": {
-            "bundle": bundle.labels.name,
+            "bundle": recognizer.bundle.labels.name,
             "data": data.label_space.name,
             "scored": list(classes.names),
             "never_predicted": list(classes.mapping.lost),
             "not_scored": list(classes.mapping.unreached),
         },
-        "bundle": {
-            "path": None if recognizer.path is None else str(recognizer.path),
-            "kind": bundle.kind,
-            "params_sha256": None if params is None else _sha256(params),
-            "license": bundle.license,
-            "provenance": bundle.provenance,
-            "views": {name: _plain(view) for name, view in bundle.views.items()},
-        },
+        **_bundle_fields(recognizer),
         "data": {
             "path": str(data.path),
             "split": split,
             "template": data.template,
             "scored_keys_and_labels_sha256": _fingerprint(data, rows),
-        },
-        "computed": {
-            "backend": jax.default_backend(),
-            "jax_version": jax.__version__,
-            "dtype": recognizer.dtype,
-            "matmul_precision": recognizer.precision,
         },
         "notes": notes,
     }
@@ -270,24 +324,26 @@ def write_report(metrics: dict[str, Any], out_dir: str | os.PathLike[str]) -> No
         )
 
 
-def _score_fields(found: Scores, intervals: Intervals, names: tuple[str, ...]) -> dict[str, Any]:
-    fields: dict[str, Any] = {}
-    for name in ("macro_f1", "accuracy", "balanced_accuracy"):
-        low, high = getattr(intervals, name).tolist()
-        fields[name] = {"value": getattr(found, name), "low": low, "high": high}
-    fields["classes"] = [
-        {
-            "name": name,
-            "f1": float(found.f1[i]),
-            "f1_low": float(intervals.f1[i, 0]),
-            "f1_high": float(intervals.f1[i, 1]),
-            "precision": float(found.precision[i]),
-            "recall": float(found.recall[i]),
-            "images": int(found.support[i]),
-        }
-        for i, name in enumerate(names)
-    ]
-    return fields
+def _bundle_fields(recognizer: Recognizer) -> dict[str, Any]:
+    """Which bundle was run, and how it was computed."""
+    bundle = recognizer.bundle
+    params = None if recognizer.path is None else recognizer.path / PARAMS_FILE
+    return {
+        "bundle": {
+            "path": None if recognizer.path is None else str(recognizer.path),
+            "kind": bundle.kind,
+            "params_sha256": None if params is None else _sha256(params),
+            "license": bundle.license,
+            "provenance": bundle.provenance,
+            "views": {name: _plain(view) for name, view in bundle.views.items()},
+        },
+        "computed": {
+            "backend": jax.default_backend(),
+            "jax_version": jax.__version__,
+            "dtype": recognizer.dtype,
+            "matmul_precision": recognizer.precision,
+        },
+    }
 
 
 def _notes(
@@ -313,13 +369,17 @@ def _notes(
     ]
     if empty:
         notes.append(f"no image of {', '.join(empty)}: its F1 is 0 and counts in the mean.")
+    return notes + _template_notes(recognizer, data)
+
+
+def _template_notes(recognizer: Recognizer, data: FaceData) -> list[str]:
     templates = {view.template for view in recognizer.bundle.views.values()}
-    if data.template not in templates and "unknown" not in templates:
-        notes.append(
-            f"the faces are aligned as {data.template!r}, the bundle was trained on "
-            f"{', '.join(map(repr, sorted(templates)))}: scores suffer from that."
-        )
-    return notes
+    if data.template in templates or "unknown" in templates:
+        return []
+    return [
+        f"the faces are aligned as {data.template!r}, the bundle was trained on "
+        f"{', '.join(map(repr, sorted(templates)))}: scores suffer from that."
+    ]
 
 
 def _plain(view: View) -> dict[str, Any]:

@@ -35,6 +35,7 @@ def draw_confusion(
     title: str,
     subtitle: Sequence[str],
     f1_intervals: Float64[np.ndarray, "class 2"] | None = None,
+    unit: str = "images",
 ) -> None:
     """Draws a confusion matrix and writes it as PNG.
 
@@ -49,6 +50,7 @@ def draw_confusion(
         title: one short line.
         subtitle: longer lines, cut short where they do not fit.
         f1_intervals: `[low, high]` of each class.
+        unit: what is counted.
     """
     # The object interface: no pyplot, so no window system and no state shared with the caller.
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -73,7 +75,7 @@ def draw_confusion(
         figure.text(0.3 / width, y, line, size=10.5, color=_QUIET, va="top")
     _draw_cells(matrix, confusion, classes)
     _draw_bars(bars, confusion, f1_intervals)
-    note = "cells: per cent of the true class, and images"
+    note = f"cells: per cent of the true class, and {unit}"
     figure.text(box[0], 0.2 / height, note, size=9, color=_QUIET, va="center")
     with atomic_file(path) as partial:
         # No version of matplotlib in the file: the same scores give the same bytes.

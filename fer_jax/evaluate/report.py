@@ -1,5 +1,6 @@
 """What metrics.json says, in words and as a table: to be printed, and to be read as Markdown."""
 
+from collections.abc import Sequence
 from typing import Any
 
 
@@ -15,15 +16,29 @@ def report_text(metrics: dict[str, Any]) -> str:
     lines = [f"# {title_of(metrics)}", "", where_of(metrics), "", number_of(metrics), ""]
     lines += _table(metrics)
     interval = metrics["interval"]
-    lines += ["", f"Intervals: {_percent(interval['level'])}, {interval['method']}."]
+    lines += ["", *fitted] if (fitted := calibration_lines(metrics)) else []
+    lines += ["", f"Intervals: {percent(interval['level'])}, {interval['method']}."]
     notes = [f"- {note}" for note in metrics["notes"]]
     lines += ["", *notes] if notes else []
     return "\n".join(lines) + "\n"
 
 
+def calibration_lines(metrics: dict[str, Any]) -> list[str]:
+    """What a calibration does, if one was fitted."""
+    if not (fitted := metrics.get("fitted_calibration")):
+        return []
+    where = f", stored in {fitted['stored_in']}" if "stored_in" in fitted else ""
+    left_out = fitted["after_left_out"]
+    honest = "" if left_out is None else f" ({left_out:.3f} where it was not fitted)"
+    return [
+        f"Calibration, {fitted['calibration']['kind']}{where}: error {fitted['before']:.3f} "
+        f"before, {fitted['after']:.3f} after{honest}."
+    ]
+
+
 def title_of(metrics: dict[str, Any]) -> str:
     """The score that counts."""
-    return f"macro-F1 {_with_interval(metrics['macro_f1'])}"
+    return f"macro-F1 {with_interval(metrics['macro_f1'])}"
 
 
 def where_of(metrics: dict[str, Any]) -> str:
@@ -37,13 +52,13 @@ def number_of(metrics: dict[str, Any]) -> str:
     """How many images, and the other scores."""
     return (
         f"{metrics['images']['scored']:,} images, "
-        f"accuracy {_with_interval(metrics['accuracy'])}, "
-        f"balanced accuracy {_with_interval(metrics['balanced_accuracy'])}"
+        f"accuracy {with_interval(metrics['accuracy'])}, "
+        f"balanced accuracy {with_interval(metrics['balanced_accuracy'])}"
     )
 
 
 def _table(metrics: dict[str, Any]) -> list[str]:
-    level = _percent(metrics["interval"]["level"])
+    level = percent(metrics["interval"]["level"])
     header = ("class", "F1", level, "precision", "recall", "images", "often taken for")
     classes = metrics["classes"]
     rows = [
@@ -54,7 +69,7 @@ def _table(metrics: dict[str, Any]) -> list[str]:
             f"{one['precision']:.3f}",
             f"{one['recall']:.3f}",
             f"{one['images']:,}",
-            _taken_for(metrics, i),
+            taken_for(metrics, i),
         )
         for i, one in enumerate(classes)
     ]
@@ -70,17 +85,39 @@ def _table(metrics: dict[str, Any]) -> list[str]:
             "",
         )
     )
+    return markdown_table(header, rows, texts=(0, len(header) - 1))
+
+
+def markdown_table(
+    header: Sequence[str], rows: Sequence[Sequence[str]], *, texts: Sequence[int] = (0,)
+) -> list[str]:
+    """Lines of a table that reads well on a terminal too.
+
+    Args:
+        header: of the columns.
+        rows: their cells.
+        texts: the columns that go to the left; numbers go to the right.
+
+    Returns:
+        The lines.
+
+    Example:
+        >>> for line in markdown_table(("class", "F1"), [("Fear", "0.5")]):
+        ...     print(line)
+        | class |  F1 |
+        |-------|----:|
+        | Fear  | 0.5 |
+    """
     widths = [max(len(row[i]) for row in (header, *rows)) for i in range(len(header))]
-    left = (0, len(header) - 1)  # texts to the left, numbers to the right
     rule = [
-        "-" * (width + 2) if i in left else "-" * (width + 1) + ":"
+        "-" * (width + 2) if i in texts else "-" * (width + 1) + ":"
         for i, width in enumerate(widths)
     ]
-    lines = [_row(header, widths, left), f"|{'|'.join(rule)}|"]
-    return lines + [_row(row, widths, left) for row in rows]
+    lines = [_row(header, widths, texts), f"|{'|'.join(rule)}|"]
+    return lines + [_row(row, widths, texts) for row in rows]
 
 
-def _row(cells: tuple[str, ...], widths: list[int], left: tuple[int, ...]) -> str:
+def _row(cells: Sequence[str], widths: list[int], left: Sequence[int]) -> str:
     padded = (
         cell.ljust(width) if i in left else cell.rjust(width)
         for i, (cell, width) in enumerate(zip(cells, widths, strict=True))
@@ -88,18 +125,23 @@ def _row(cells: tuple[str, ...], widths: list[int], left: tuple[int, ...]) -> st
     return f"| {' | '.join(padded)} |"
 
 
-def _taken_for(metrics: dict[str, Any], true: int) -> str:
+def taken_for(metrics: dict[str, Any], true: int) -> str:
+    """What a class is most often mistaken for, and how often."""
     counts = metrics["confusion"]["counts"][true]
     wrong = {i: count for i, count in enumerate(counts) if i != true and count}
     if not wrong:
         return ""
     most = max(wrong, key=wrong.__getitem__)
-    return f"{metrics['classes'][most]['name']} ({_percent(wrong[most] / sum(counts))})"
+    return f"{metrics['classes'][most]['name']} ({percent(wrong[most] / sum(counts))})"
 
 
-def _with_interval(score: dict[str, float]) -> str:
+def with_interval(score: dict[str, float | None]) -> str:
+    """A score and the ends of its interval, where there is one."""
+    if score["low"] is None:
+        return f"{score['value']:.3f}"
     return f"{score['value']:.3f} ({score['low']:.3f} to {score['high']:.3f})"
 
 
-def _percent(share: float) -> str:
+def percent(share: float) -> str:
+    """A share in whole per cent."""
     return f"{100 * share:.0f} %"

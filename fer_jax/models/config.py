@@ -97,6 +97,7 @@ class ViTConfig:
         layer_scale_init: its initial value.
         head_init: standard deviation of the head's first weights.
         drop_path: largest rate of stochastic depth; rates rise linearly over the blocks from 0.
+        head_dropout: rate at which pooled features are dropped before the head when training.
         norm_eps: epsilon of every LayerNorm.
         dtype: of the computation; parameters are cast when used.
         param_dtype: of the parameters.
@@ -120,6 +121,7 @@ class ViTConfig:
     layer_scale_init: float = 1e-5
     head_init: float = 2e-5
     drop_path: float = 0.0
+    head_dropout: float = 0.0
     norm_eps: float = 1e-6
     dtype: str = "float32"
     param_dtype: str = "float32"
@@ -145,8 +147,9 @@ class ViTConfig:
             )
         if self.width % self.num_heads:
             raise FerJaxError(f"num_heads={self.num_heads} must divide width={self.width}")
-        if not 0 <= self.drop_path < 1:
-            raise FerJaxError(f"drop_path={self.drop_path} must lie in [0, 1)")
+        for field in ("drop_path", "head_dropout"):
+            if not 0 <= getattr(self, field) < 1:
+                raise FerJaxError(f"{field}={getattr(self, field)} must lie in [0, 1)")
         for field, known in (("pool", POOLS), ("remat", REMAT_POLICIES), ("attention", ATTENTIONS)):
             value = getattr(self, field)
             if value not in known:

@@ -1,4 +1,4 @@
-"""Params <-> one tensor a block, in the names and layouts of MAE, timm and the entry's fusion.
+"""Params <-> one tensor a block, in the names and layouts of MAE, timm and the fusions.
 
 In memory the blocks are stacked and kernels are (in, out); in files every tensor stands alone under
 its PyTorch name, kernels (out, in) and convolutions OIHW. This table is the only place that knows
@@ -22,11 +22,16 @@ from flax import traverse_util
 
 from fer_jax.host_arrays import aligned_array
 from fer_jax.models import fusion, mae, vit
-from fer_jax.models.fusion import EntryFusionConfig
+from fer_jax.models.fusion import (
+    EntryFusionConfig,
+    FusionConfig,
+    HeadFusionConfig,
+    TokenFusionConfig,
+)
 from fer_jax.models.mae import MAEConfig
 from fer_jax.models.vit import Params, ViTConfig
 
-ModelConfig = ViTConfig | MAEConfig | EntryFusionConfig
+ModelConfig = ViTConfig | MAEConfig | FusionConfig
 
 
 @dataclasses.dataclass(frozen=True)
@@ -95,20 +100,50 @@ _MAE_RULES = (
     *_norm("decoder_norm", "decoder/norm"),
     *_linear("decoder_pred", "decoder/pred"),
 )
-_FUSION_RULES = (
-    Rule("mha.in_proj_weight", "attention/in_proj/kernel", "linear"),
-    Rule("mha.in_proj_bias", "attention/in_proj/bias"),
-    *_linear("mha.out_proj", "attention/out_proj"),
-    *_linear("linear1", "main"),
-    *_linear("linear2", "aux"),
-    *_linear("linear_key", "key"),
-    *_linear("mlp.0", "mlp/fc1"),
-    *_linear("mlp.1", "mlp/fc2"),
-)
-_MODELS = {
-    ViTConfig: (vit.init, _VIT_RULES),
-    MAEConfig: (mae.init, _MAE_RULES),
-    EntryFusionConfig: (fusion.init, _FUSION_RULES),
+
+
+def _entry_rules(config: EntryFusionConfig) -> tuple[Rule, ...]:
+    """The entry's names; a third source's layer is `linear3`."""
+    layers = (_linear(f"linear{i}", name) for i, name in enumerate(config.sources, start=1))
+    return (
+        Rule("mha.in_proj_weight", "attention/in_proj/kernel", "linear"),
+        Rule("mha.in_proj_bias", "attention/in_proj/bias"),
+        *_linear("mha.out_proj", "attention/out_proj"),
+        *(rule for layer in layers for rule in layer),
+        *_linear("linear_key", "key"),
+        *_linear("mlp.0", "mlp/fc1"),
+        *_linear("mlp.1", "mlp/fc2"),
+    )
+
+
+def _token_rules(config: TokenFusionConfig) -> tuple[Rule, ...]:
+    projections = (_linear(f"project.{name}", f"project/{name}") for name in config.projected)
+    return (
+        Rule("source_embed", "source_embed"),
+        *(rule for projection in projections for rule in projection),
+        *_norm("norm1", "norm1"),
+        *_linear("attn.qkv", "attn/qkv"),
+        *_linear("attn.proj", "attn/proj"),
+        *_norm("norm2", "norm2"),
+        *_affine("local.depthwise", "local/depthwise", "conv", "kernel"),
+        *_linear("local.pointwise", "local/pointwise"),
+        *_norm("norm", "norm"),
+        *_linear("head", "head"),
+    )
+
+
+def _head_rules(config: HeadFusionConfig) -> tuple[Rule, ...]:
+    heads = (_linear(f"heads.{name}", f"heads/{name}") for name in config.used)
+    return (*_linear("head", "head"), *(rule for head in heads for rule in head))
+
+
+# Of each configuration: what makes its params, and the rules; those without a leaf are passed over.
+_MODELS: dict[type, tuple[Callable, Callable[[Any], tuple[Rule, ...]]]] = {
+    ViTConfig: (vit.init, lambda _: _VIT_RULES),
+    MAEConfig: (mae.init, lambda _: _MAE_RULES),
+    EntryFusionConfig: (fusion.init, _entry_rules),
+    TokenFusionConfig: (fusion.init, _token_rules),
+    HeadFusionConfig: (fusion.init, _head_rules),
 }
 
 _TO_TORCH = {"copy": None, "linear": (1, 0), "conv": (3, 2, 0, 1)}
@@ -157,7 +192,7 @@ def targets(config: ModelConfig) -> Mapping[str, Target]:
     shapes = jax.eval_shape(lambda: init(config, jax.random.key(0)))
     leaves = traverse_util.flatten_dict(shapes, sep="/")
     found = {}
-    for rule in rules:
+    for rule in rules(config):
         if rule.path not in leaves:
             continue
         shape = leaves[rule.path].shape

@@ -9,6 +9,7 @@ and numerics; `torch_layout.py` has the table of names.
 """
 
 import functools
+from collections.abc import Mapping
 from typing import Any
 
 import jax
@@ -40,6 +41,7 @@ __all__ = [
     "build",
     "init",
     "parameter_count",
+    "patch_map",
     "vit_config",
 ]
 
@@ -97,8 +99,17 @@ class ViT(nnx.Module):
         features["pooled"] = pooled.astype(jnp.float32)
         if intermediates:
             features |= {"patch_embed": patches, "embed": embedded, "blocks": outputs}
-        logits = self.head(features["pooled"]) if config.num_classes else None
-        return logits, features
+        if not config.num_classes:
+            return None, features
+        pooled = features["pooled"]
+        if key is not None and config.head_dropout > 0:
+            pooled = _dropout(pooled, config.head_dropout, jax.random.fold_in(key, config.depth))
+        return self.head(pooled), features
+
+
+def _dropout(x: Float[Array, "b d"], rate: float, key: Key[Array, ""]) -> Float[Array, "b d"]:
+    keep = jax.random.bernoulli(key, 1 - rate, x.shape)
+    return jnp.where(keep, x / (1 - rate), 0)
 
 
 @functools.lru_cache(maxsize=64)
@@ -137,7 +148,7 @@ def apply(
         graphdef: from `build(config)`.
         params: from `init` or a bundle.
         images: normalised RGB, (batch, image_size, image_size, 3).
-        key: given when training: turns stochastic depth on.
+        key: given when training: turns stochastic depth and head dropout on.
         intermediates: also return the patch embedding and every block's output.
 
     Returns:
@@ -148,6 +159,21 @@ def apply(
         (depth, batch, 1 + patches, width).
     """
     return nnx.merge(graphdef, params)(images, key=key, intermediates=intermediates)
+
+
+def patch_map(config: ViTConfig, features: Mapping[str, Array]) -> Float[Array, "b h w d"]:
+    """The patch tokens in their places on the grid, from the features that `apply` returns.
+
+    Args:
+        config: the model.
+        features: from `apply`.
+
+    Returns:
+        (batch, grid, grid, width): after the final LayerNorm where `pool='cls'`; else as the last
+        block leaves them, since `fc_norm` is made for their mean.
+    """
+    tokens = features["norm" if config.pool == "cls" else "tokens"][:, 1:]
+    return tokens.reshape(len(tokens), config.grid, config.grid, config.width)
 
 
 def parameter_count(params: Params) -> int:

@@ -10,6 +10,10 @@ from jaxtyping import Array, Float
 
 from fer_jax.errors import FerJaxError
 
+# Outputs (in the backward pass keys) that are worked on at a time: what a step holds is then a
+# fraction of batch x n, and stays nearer to the processor.
+_TILE = 256
+
 # Host arrays are as welcome as device arrays.
 _Array = Array | np.ndarray
 
@@ -19,7 +23,7 @@ def scalar_attention(
     key: Float[_Array, "batch n"],
     value: Float[_Array, "batch n"],
     *,
-    block: int = 4,
+    block: int = 8,
 ) -> Float[Array, "batch n"]:
     r"""Attention whose tokens are single numbers: the softmax of an outer product, never stored.
 
@@ -46,8 +50,7 @@ def scalar_attention(
         key: k.
         value: v.
         block: keys (queries in the backward pass) in one step of the loop, a Python number. Changes
-            the speed, and the memory by about 4 x batch x n bytes each, but no result beyond
-            rounding; n need not be a multiple of it.
+            the speed, but no result beyond rounding; n need not be a multiple of it.
 
     Returns:
         o, of the type that the inputs promote to.
@@ -65,7 +68,7 @@ def scalar_attention(
         `torch.nn.MultiheadAttention(embed_dim=1, num_heads=1)` between its projections.
     """
     if block < 1:
-        raise FerJaxError(f"{block=} must be at least 1; the default is 4")
+        raise FerJaxError(f"{block=} must be at least 1; the default is 8")
     dtype = jnp.result_type(query, key, value)
     compute = jnp.promote_types(dtype, jnp.float32)
     query, key, value = (jnp.asarray(array, compute) for array in (query, key, value))
@@ -76,77 +79,116 @@ def scalar_attention(
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))
 def _attention(query: Array, key: Array, value: Array, block: int) -> Array:
-    largest = _key_of_largest_score(query, key)
+    ends = _ends(key)
 
-    def terms(k: Array, v: Array) -> tuple[Array, ...]:
-        p = jnp.exp(query * (k - largest))
-        return p, p * v
+    def rows(query: Array) -> tuple[Array]:
+        largest = _key_of_largest_score(query, ends)
 
-    total, weighted = _sum_over_tokens(terms, (key, value), block)
-    return weighted / total
+        def terms(k: Array, v: Array) -> tuple[Array, ...]:
+            p = jnp.exp(query * (k - largest))
+            return p, p * v
+
+        total, weighted = _sum_over_tokens(terms, (key, value), block)
+        return (weighted / total,)
+
+    return _by_tile(rows, (query,))[0]
 
 
 def _forward(query: Array, key: Array, value: Array, block: int) -> tuple[Array, tuple[Array, ...]]:
     """As `_attention`, with the two more sums that the gradient of the query is made of."""
-    largest = _key_of_largest_score(query, key)
+    ends = _ends(key)
 
-    def terms(k: Array, v: Array) -> tuple[Array, ...]:
-        # The moments too are taken around the largest key: where the softmax is sharp, they would
-        # otherwise be the small difference of large products.
-        k = k - largest
-        p = jnp.exp(query * k)
-        return p, p * v, p * k, p * v * k
+    def rows(query: Array) -> tuple[Array, ...]:
+        largest = _key_of_largest_score(query, ends)
 
-    total, *weighted = _sum_over_tokens(terms, (key, value), block)
-    mean_v, mean_k, mean_vk = (each / total for each in weighted)
-    covariance = mean_vk - mean_v * mean_k
+        def terms(k: Array, v: Array) -> tuple[Array, ...]:
+            # The moments too are taken around the largest key: where the softmax is sharp, they
+            # would otherwise be the small difference of large products.
+            k = k - largest
+            p = jnp.exp(query * k)
+            return p, p * v, p * k, p * v * k
+
+        total, *weighted = _sum_over_tokens(terms, (key, value), block)
+        mean_v, mean_k, mean_vk = (each / total for each in weighted)
+        return mean_v, total, mean_vk - mean_v * mean_k
+
+    mean_v, total, covariance = _by_tile(rows, (query,))
     return mean_v, (query, key, value, mean_v, total, covariance)
 
 
 def _backward(block: int, saved: tuple[Array, ...], gradient: _Array) -> tuple[Array, Array, Array]:
     query, key, value, output, total, covariance = saved
-    largest = _key_of_largest_score(query, key)
+    ends = _ends(key)
 
-    def terms(q: Array, m: Array, o: Array, g: Array) -> tuple[Array, ...]:
-        p = g * jnp.exp(q * (key - m))
-        return q * p * (value - o), p
+    def rows(key: Array, value: Array) -> tuple[Array, ...]:
+        def terms(q: Array, o: Array, g: Array) -> tuple[Array, ...]:
+            p = g * jnp.exp(q * (key - _key_of_largest_score(q, ends)))
+            return q * p * (value - o), p
 
-    tokens = (query, largest, output, gradient / total)
-    key_gradient, value_gradient = _sum_over_tokens(terms, tokens, block)
+        return _sum_over_tokens(terms, (query, output, gradient / total), block)
+
+    key_gradient, value_gradient = _by_tile(rows, (key, value))
     return gradient * covariance, key_gradient, value_gradient
 
 
 _attention.defvjp(_forward, _backward)
 
 
-def _key_of_largest_score(query: Array, key: Array) -> Array:
+def _ends(key: Array) -> tuple[Array, Array]:
+    return key.max(-1, keepdims=True), key.min(-1, keepdims=True)
+
+
+def _key_of_largest_score(query: Array, ends: tuple[Array, Array]) -> Array:
     """The k_j for which q_i k_j is largest, for every i: the m_i of the formulas."""
-    return jnp.where(query >= 0, key.max(-1, keepdims=True), key.min(-1, keepdims=True))
+    return jnp.where(query >= 0, *ends)
+
+
+def _by_tile(
+    function: Callable[..., tuple[Array, ...]], rows: tuple[Array, ...]
+) -> tuple[Array, ...]:
+    """The function of (batch, n) arrays, which treats all n alike, on a few of them at a time."""
+    n = rows[0].shape[1]
+    tile = min(n, _TILE)
+
+    def step(i: Array, found: tuple[Array, ...]) -> tuple[Array, ...]:
+        start = jnp.minimum(i * tile, n - tile)  # the last one computes some again
+        parts = function(*(jax.lax.dynamic_slice_in_dim(x, start, tile, 1) for x in rows))
+        return tuple(
+            jax.lax.dynamic_update_slice_in_dim(whole, part, start, 1)
+            for whole, part in zip(found, parts, strict=True)
+        )
+
+    shapes = jax.eval_shape(function, *rows)
+    return jax.lax.fori_loop(0, -(-n // tile), step, _zeros(shapes))
 
 
 def _sum_over_tokens(
     terms: Callable[..., tuple[Array, ...]], tokens: tuple[Array, ...], block: int
 ) -> tuple[Array, ...]:
     """Sums `terms` of one token after the other; it is called with columns (batch, 1)."""
-    n = tokens[0].shape[-1]
-    tokens = tuple(array.T for array in tokens)
+    n = tokens[0].shape[1]
+    block = min(block, n)
 
     def add(sums: tuple[Array, ...], tokens: tuple[Array, ...]) -> tuple[Array, ...]:
         # A block is summed before it is added: half the rounding of one long chain, and faster.
-        parts = (terms(*(part[:, None] for part in token)) for token in zip(*tokens, strict=True))
+        number = tokens[0].shape[1]
+        parts = (terms(*(token[:, j : j + 1] for token in tokens)) for j in range(number))
         block_sums = functools.reduce(_add, parts)
         return _add(sums, block_sums)
 
-    def whole(array: Array) -> Array:
-        return array[: n - n % block].reshape(n // block, block, array.shape[1])
+    def step(i: Array, sums: tuple[Array, ...]) -> tuple[Array, ...]:
+        parts = (jax.lax.dynamic_slice_in_dim(x, i * block, block, 1) for x in tokens)
+        return add(sums, tuple(parts))
 
-    shapes = jax.eval_shape(terms, *(array[0][:, None] for array in tokens))
-    sums = tuple(jnp.zeros(shape.shape, shape.dtype) for shape in shapes)
-    blocks = tuple(map(whole, tokens))
-    sums, _ = jax.lax.scan(lambda sums, tokens: (add(sums, tokens), None), sums, blocks)
+    shapes = jax.eval_shape(terms, *(array[:, :1] for array in tokens))
+    sums = jax.lax.fori_loop(0, n // block, step, _zeros(shapes))
     if n % block:
-        sums = add(sums, tuple(array[n - n % block :] for array in tokens))
+        sums = add(sums, tuple(array[:, n - n % block :] for array in tokens))
     return sums
+
+
+def _zeros(shapes: tuple[jax.ShapeDtypeStruct, ...]) -> tuple[Array, ...]:
+    return tuple(jnp.zeros(shape.shape, shape.dtype) for shape in shapes)
 
 
 def _add(a: tuple[Array, ...], b: tuple[Array, ...]) -> tuple[Array, ...]:

@@ -16,6 +16,8 @@ from tqdm import tqdm
 from fer_jax.bundle import Bundle, bundle_function, load_bundle
 from fer_jax.bundle_schema import encoder_bundle
 from fer_jax.errors import FerJaxError
+from fer_jax.models.torch_layout import ModelConfig
+from fer_jax.models.vit import ViTConfig
 from fer_jax.ops.normalize import normalize
 from fer_jax.ops.resize import resize_host
 from fer_jax.ops.views import cut_view
@@ -95,12 +97,12 @@ class Recognizer:
         self.precision = precision
         if bundle.kind == "fusion":
             raise FerJaxError(
-                f"{path or 'this bundle'}: is a fusion, which takes the features of two encoders "
+                f"{path or 'this bundle'}: is a fusion, which takes the features of encoders "
                 "and no faces; call fer_jax.models.fusion.apply with its parameters"
             )
         runs = encoder_bundle(bundle)
         models = {
-            name: (dataclasses.replace(config, dtype=dtype, attention="xla"), params)
+            name: (_in_dtype(config, dtype), params)
             for name, (config, params) in runs.models.items()
         }
         function = bundle_function(dataclasses.replace(runs, models=models))
@@ -111,7 +113,10 @@ class Recognizer:
 
         self._function = jax.jit(run)
         self._params = jax.tree.map(jnp.asarray, runs.params)
-        self._widths = {name: config.width for name, (config, _) in runs.models.items()}
+        self._widths = {
+            name: config.width if isinstance(config, ViTConfig) else config.fused_width
+            for name, (config, _) in runs.models.items()
+        }
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -173,13 +178,13 @@ class Recognizer:
     def features(
         self, faces: UInt8[np.ndarray, "b h w 3"]
     ) -> dict[str, Float32[np.ndarray, "b width"]]:
-        """Pooled features of each view, before the head.
+        """Pooled features of each view, and of two views what the fusion makes of them.
 
         Args:
             faces: uint8 RGB, of any size.
 
         Returns:
-            `{"main": features, ...}`.
+            `{"main": features, ...}`; a bundle of two views has `main`, `aux` and `fusion`.
 
         Raises:
             FerJaxError: these are no faces.
@@ -276,6 +281,13 @@ class Recognizer:
                 f"{self.path or 'this bundle'}: is of the kind {self.bundle.kind!r}, which has "
                 "features but names no expressions; fine-tune it first, with `fer-jax train`"
             )
+
+
+def _in_dtype(config: ModelConfig, dtype: str) -> ModelConfig:
+    """An encoder that computes in `dtype`; a fusion, which is small, stays in float32."""
+    if not isinstance(config, ViTConfig):
+        return config
+    return dataclasses.replace(config, dtype=dtype, attention="xla")
 
 
 def softmax(logits: Float[np.ndarray, "b class"]) -> Float32[np.ndarray, "b class"]:

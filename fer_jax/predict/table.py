@@ -155,10 +155,10 @@ class PredictionTable:
         Args:
             path: the file; written aside and renamed, so it is whole or it is not there.
         """
-        texts = [[_text(value) for value in column] for column in self.to_dict().values()]
+        texts = [_texts(column) for column in self.to_dict().values()]
         with atomic_file(path) as partial, open(partial, "w", **_CSV) as file:
-            for row in (self.columns, *zip(*texts, strict=True)):
-                file.write(",".join(map(_quoted, row)) + "\n")
+            for row in (map(_quoted, self.columns), *zip(*texts, strict=True)):
+                file.write(",".join(row) + "\n")
 
     def to_pandas(self) -> "pandas.DataFrame":
         """The table as a DataFrame.
@@ -288,8 +288,9 @@ def _quoted(text: str) -> str:
     return text
 
 
-def _text(value: Any) -> str:
-    if isinstance(value, (float, np.floating)):
-        # numpy prints the shortest digits that read back to the same number of its own width.
-        return "" if np.isnan(value) else str(value)
-    return str(value)
+def _texts(column: np.ndarray) -> list[str]:
+    if column.dtype == object:
+        return [_quoted(str(value)) for value in column]
+    # numpy prints the shortest digits that read back to the same number of its own width.
+    texts = column.astype(str)
+    return (np.where(np.isnan(column), "", texts) if column.dtype.kind == "f" else texts).tolist()

@@ -6,21 +6,20 @@ so that a misspelt field or a wrong type fails at once, by name.
 """
 
 import dataclasses
-import difflib
-import typing
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from ml_collections import config_dict
 
 from fer_jax.data.augment import Augmentation
 from fer_jax.data.sampling import EVERYTHING, Sampling
-from fer_jax.errors import FerJaxError, UsageError
 from fer_jax.models.vit import ATTENTIONS, POOLS, REMAT_POLICIES, SIZES
-from fer_jax.ops.losses import CLASS_WEIGHT_SCHEMES
+from fer_jax.ops.losses import CLASS_WEIGHT_SCHEMES, LOSSES
 from fer_jax.ops.normalize import NORMALIZATIONS
 from fer_jax.ops.resize import KERNELS
 from fer_jax.ops.views import VIEWS
+from fer_jax.train import config_fields
+from fer_jax.train.config_fields import Choices, Ranges
 
 
 @dataclasses.dataclass(frozen=True)
@@ -39,6 +38,7 @@ class ModelConfig:
             embeddings are interpolated to it.
         pool: `avg` (mean of patches, MAE's global pool) | `cls`.
         drop_path: largest rate of stochastic depth.
+        head_dropout: rate at which pooled features are dropped before the head when training.
         norm_eps: epsilon of LayerNorm from scratch.
         head_init: standard deviation of a fresh head's weights. MAE's 2e-5 is for a trained trunk;
             from scratch Adam needs a head that passes gradients on from the first step (0.05).
@@ -58,12 +58,22 @@ class ModelConfig:
     image_size: int = 0
     pool: str = "avg"
     drop_path: float = 0.1
+    head_dropout: float = 0.0
     norm_eps: float = 1e-6
     head_init: float = 2e-5
     dtype: str = "float32"
     scan_layers: bool = True
     remat: str = "none"
     attention: str = "xla"
+
+    CHOICES: ClassVar[Choices] = {
+        "size": SIZES,
+        "pool": POOLS,
+        "remat": REMAT_POLICIES,
+        "attention": ATTENTIONS,
+        "dtype": ("float32", "bfloat16"),
+    }
+    RANGES: ClassVar[Ranges] = {"drop_path": (0, 0.99), "head_dropout": (0, 0.99)}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,22 +90,41 @@ class AugmentConfig(Augmentation):
     cutmix: float = 0.0
     mix_switch: float = 0.5
 
+    RANGES: ClassVar[Ranges] = {"mixup": (0, None), "cutmix": (0, None)}
+
 
 @dataclasses.dataclass(frozen=True)
 class LossConfig:
-    """Weighted cross-entropy.
+    """The loss; weights and logit adjustment are computed from the labels of the training rows.
 
     Attributes:
+        name: `cross_entropy` | `focal` (what is classified well already counts little) |
+            `logit_adjusted` (logits are shifted by the log of how common a class is).
         class_weights: `none` | `balanced` (N / (C n_c)) | `neutral` (n_neutral / n_c) | `max`
-            (n_max / n_c), from the labels of the training rows. Beside `sampling.balance=class`
-            they correct for the same thing twice.
+            (n_max / n_c) | `effective` (inverse of the effective number of samples). Beside
+            `sampling.balance=class`, or `logit_adjusted`, they correct for the same thing twice.
+        effective_beta: `effective`: 0 weighs all classes alike, 1 by the inverse of n_c.
+        focal_gamma: `focal`: 0 is plain cross-entropy.
+        logit_adjustment_tau: `logit_adjusted`: factor of the shift.
         label_smoothing: share of the target spread over all classes.
         soft_labels: where a face has votes, their shares are the target instead of its label.
     """
 
+    name: str = "cross_entropy"
     class_weights: str = "none"
+    effective_beta: float = 0.9999
+    focal_gamma: float = 2.0
+    logit_adjustment_tau: float = 1.0
     label_smoothing: float = 0.0
     soft_labels: bool = False
+
+    CHOICES: ClassVar[Choices] = {"name": LOSSES, "class_weights": CLASS_WEIGHT_SCHEMES}
+    RANGES: ClassVar[Ranges] = {
+        "label_smoothing": (0, 1),
+        "effective_beta": (0, 1),
+        "focal_gamma": (0, None),
+        "logit_adjustment_tau": (0, None),
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -132,6 +161,16 @@ class OptimizerConfig:
     step_epochs: int = 16
     step_gamma: float = 0.1
 
+    CHOICES: ClassVar[Choices] = {
+        "name": ("adamw", "adam"),
+        "schedule": ("cosine", "step", "constant"),
+    }
+    RANGES: ClassVar[Ranges] = {
+        "learning_rate": (0, None),
+        "step_epochs": (1, None),
+        "layer_decay": (0, 1),
+    }
+
 
 @dataclasses.dataclass(frozen=True)
 class MeshConfig:
@@ -144,6 +183,21 @@ class MeshConfig:
 
     data: int = -1
     fsdp: int = 1
+
+    RANGES: ClassVar[Ranges] = {"fsdp": (1, None)}
+
+
+# Of the fields that every run has.
+RUN_RANGES: Ranges = {
+    "epochs": (1, None),
+    "batch_size": (1, None),
+    "evaluate_batch_size": (0, None),
+    "selection": (0, 0.9),
+    "seed": (0, None),
+    "log_every": (1, None),
+    "checkpoint_every": (1, None),
+    "keep": (1, None),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -200,6 +254,13 @@ class TrainConfig:
     optimizer: OptimizerConfig = OptimizerConfig()
     mesh: MeshConfig = MeshConfig()
 
+    CHOICES: ClassVar[Choices] = {
+        "view": VIEWS,
+        "resize": KERNELS,
+        "normalize": NORMALIZATIONS,
+    }
+    RANGES: ClassVar[Ranges] = {**RUN_RANGES, "workers": (0, None)}
+
 
 def default_config() -> config_dict.ConfigDict:
     """The defaults of every field, for a config file to change."""
@@ -207,118 +268,10 @@ def default_config() -> config_dict.ConfigDict:
 
 
 def freeze(config: Mapping[str, Any] | config_dict.ConfigDict) -> TrainConfig:
-    """Turns a ConfigDict (or nested dict) into the frozen dataclass.
-
-    Raises:
-        UsageError: an unknown field (with the nearest known ones), a wrong type, or a value out of
-            range; all by name.
-    """
-    if isinstance(config, config_dict.ConfigDict):
-        config = config.to_dict()
-    frozen = _freeze(TrainConfig, config, "config")
-    _check(frozen)
-    return frozen
-
-
-def check_field(where: str) -> None:
-    """Raises UsageError unless `where` (`config.optimizer.name`) names a field of `TrainConfig`."""
-    cls: type = TrainConfig
-    known = "config"
-    for name in where.split(".")[1:]:
-        kinds = typing.get_type_hints(cls) if dataclasses.is_dataclass(cls) else {}
-        if name not in kinds:
-            raise _no_such_field(known, name, kinds)
-        known, cls = f"{known}.{name}", kinds[name]
+    """Turns a ConfigDict (or nested dict) into the frozen dataclass; see `config_fields.freeze`."""
+    return config_fields.freeze(TrainConfig, config)
 
 
 def to_dict(config: TrainConfig) -> dict[str, Any]:
     """Nested plain dicts, tuples as lists: what JSON holds."""
     return dataclasses.asdict(config)
-
-
-def _freeze(cls: type, values: Mapping[str, Any], where: str) -> Any:
-    kinds = typing.get_type_hints(cls)
-    fields = {}
-    for name, value in values.items():
-        if name not in kinds:
-            raise _no_such_field(where, name, kinds)
-        fields[name] = _typed(kinds[name], value, f"{where}.{name}")
-    try:
-        return cls(**fields)
-    except FerJaxError as error:
-        # It begins with the dataclass's own name for the field, such as `augmentation.flip`.
-        raise UsageError(f"{where}.{str(error).partition('.')[2]}") from error
-
-
-def _no_such_field(where: str, name: str, known: Mapping[str, Any]) -> UsageError:
-    near = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {where}.{near[0]}?" if near else f"known: {', '.join(known) or 'none'}"
-    return UsageError(f"{where}.{name}: no such field; {hint}")
-
-
-def _typed(kind: Any, value: Any, where: str) -> Any:
-    if dataclasses.is_dataclass(kind):
-        if not isinstance(value, Mapping):
-            raise UsageError(f"{where}={value!r}: holds fields, set one of them")
-        return _freeze(kind, value, where)
-    if typing.get_origin(kind) is tuple:
-        parts = typing.get_args(kind)
-        if not isinstance(value, (tuple, list)) or len(value) != len(parts):
-            raise UsageError(f"{where}={value!r}: must be {len(parts)} numbers")
-        pairs = zip(parts, value, strict=True)
-        return tuple(_typed(part, item, where) for part, item in pairs)
-    if kind is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise UsageError(f"{where}={value!r}: must be {kind.__name__}")
-    return value
-
-
-def _check(config: TrainConfig) -> None:
-    choices = {
-        "view": VIEWS,
-        "resize": KERNELS,
-        "normalize": NORMALIZATIONS,
-        "model.size": SIZES,
-        "model.pool": POOLS,
-        "model.remat": REMAT_POLICIES,
-        "model.attention": ATTENTIONS,
-        "model.dtype": ("float32", "bfloat16"),
-        "loss.class_weights": CLASS_WEIGHT_SCHEMES,
-        "optimizer.name": ("adamw", "adam"),
-        "optimizer.schedule": ("cosine", "step", "constant"),
-    }
-    for where, known in choices.items():
-        value = _field(config, where)
-        if value not in known:
-            raise UsageError(f"config.{where}={value!r}: must be one of {', '.join(known)}")
-    ranges = {
-        "epochs": (1, None),
-        "evaluate_batch_size": (0, None),
-        "batch_size": (1, None),
-        "selection": (0, 0.9),
-        "seed": (0, None),
-        "log_every": (1, None),
-        "checkpoint_every": (1, None),
-        "keep": (1, None),
-        "workers": (0, None),
-        "optimizer.learning_rate": (0, None),
-        "optimizer.step_epochs": (1, None),
-        "optimizer.layer_decay": (0, 1),
-        "loss.label_smoothing": (0, 1),
-        "augment.mixup": (0, None),
-        "augment.cutmix": (0, None),
-        "mesh.fsdp": (1, None),
-    }
-    for where, (low, high) in ranges.items():
-        value = _field(config, where)
-        if value < low or (high is not None and value > high):
-            bound = f"at least {low}" if high is None else f"in [{low}, {high}]"
-            raise UsageError(f"config.{where}={value}: must be {bound}")
-
-
-def _field(config: TrainConfig, where: str) -> Any:
-    value: Any = config
-    for name in where.split("."):
-        value = getattr(value, name)
-    return value

@@ -7,6 +7,7 @@ Source: facebookresearch/mae `util/lr_decay.py`, `util/lr_sched.py`.
 """
 
 import math
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -26,18 +27,22 @@ def decays(params: Params) -> Params:
     return traverse_util.path_aware_map(lambda path, _: path[-1] not in _UNDECAYED, params)
 
 
-def layer_scales(params: Params, layer_decay: float, depth: int) -> Params:
+def layer_scales(params: Params, layer_decay: float, depth: int | Mapping[str, int]) -> Params:
     """The factor on the learning rate for every leaf.
 
     Args:
-        params: of a ViT, or their shapes.
+        params: of a ViT, or of several models by name; or their shapes.
         layer_decay: d in (0, 1].
-        depth: number of blocks L.
+        depth: number of blocks L; of each model by name, where one that is not named has none.
 
     Returns:
         A tree like `params` of float32 arrays: (depth, 1, ...) for stacked leaves, else a scalar
         with the leaf's rank in ones.
     """
+    if isinstance(depth, Mapping):
+        return {
+            name: layer_scales(own, layer_decay, depth.get(name, 0)) for name, own in params.items()
+        }
 
     def scale(path: tuple[str, ...], leaf: Any) -> np.ndarray:
         ones = (1,) * (len(leaf.shape) - 1)
@@ -82,14 +87,14 @@ def make_schedule(
 
 
 def make_optimizer(
-    config: OptimizerConfig, params: Params, depth: int
+    config: OptimizerConfig, params: Params, depth: int | Mapping[str, int]
 ) -> optax.GradientTransformation:
     """The optimiser without its learning rate: the training step multiplies by that.
 
     Args:
         config: the recipe.
         params: the tree that is trained, or its shapes.
-        depth: number of blocks, for layer-wise decay.
+        depth: number of blocks, for layer-wise decay; of several models by name.
 
     Returns:
         A transformation from gradients to the step direction, at rate 1, already negative.

@@ -23,6 +23,17 @@ from fer_jax.train.config import ModelConfig, TrainConfig
 
 # Parts that belong to a task rather than to the encoder; only these may be fresh or left behind.
 _TASK_PARTS = ("norm", "fc_norm", "head")
+# Fields of the model that a run chooses, whatever it begins from.
+_RUN_FIELDS = (
+    "pool",
+    "drop_path",
+    "head_dropout",
+    "head_init",
+    "dtype",
+    "scan_layers",
+    "remat",
+    "attention",
+)
 
 
 @jax.tree_util.register_dataclass
@@ -153,8 +164,7 @@ def from_bundle(config: TrainConfig, bundle: Bundle, labels: LabelSpace, templat
 
 
 def _run_fields(model: ModelConfig) -> dict[str, object]:
-    names = ("pool", "drop_path", "head_init", "dtype", "scan_layers", "remat", "attention")
-    return {name: getattr(model, name) for name in names}
+    return {name: getattr(model, name) for name in _RUN_FIELDS}
 
 
 def _view(

@@ -1,6 +1,6 @@
 """The pure steps of classification: loss, update and evaluation of one batch.
 
-Module-level and un-jitted: `finetune.py` jits them once, where the mesh is known.
+Module-level and un-jitted: `task.py` jits them once, where the mesh is known.
 """
 
 import dataclasses
@@ -10,13 +10,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from flax import nnx
 from jaxtyping import Array, Float
 
-from fer_jax.models import vit
 from fer_jax.models.vit import Params
 from fer_jax.ops import augment, losses, metrics
-from fer_jax.ops.normalize import normalize
+from fer_jax.train.models import Inputs, Model
 from fer_jax.train.state import TrainState
 
 Batch = dict[str, Array] | dict[str, np.ndarray]
@@ -24,12 +22,17 @@ Batch = dict[str, Array] | dict[str, np.ndarray]
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """The static part of the step: everything that is not an array."""
+    """The static part of the step: everything that is not an array.
+
+    `log_prior` is of the training rows, one number a class; only `logit_adjusted` needs it.
+    """
 
     num_classes: int
-    mean: tuple[float, ...]
-    std: tuple[float, ...]
     label_smoothing: float = 0.0
+    loss: str = "cross_entropy"
+    focal_gamma: float = 2.0
+    logit_adjustment_tau: float = 1.0
+    log_prior: tuple[float, ...] | None = None
     mixup: float = 0.0
     cutmix: float = 0.0
     mix_switch: float = 0.5
@@ -43,18 +46,18 @@ def batch_loss(
     class_weights: Float[Array, "c"],
     key: jax.Array,
     *,
-    graphdef: nnx.GraphDef,
+    model: Model,
     recipe: Recipe,
 ) -> Float[Array, ""]:
     """The training loss of one batch; pure.
 
     Args:
         params: of the model.
-        batch: image uint8 (b, s, s, 3) RGB, label int32 (b,), -1 = none; for soft labels also
-            votes float32 (b, classes), zeros where there are none.
+        batch: what the model takes (images uint8 (b, s, s, 3) RGB, or features); label int32 (b,),
+            -1 = none; for soft labels also votes float32 (b, classes), zeros where there are none.
         class_weights: float32 (classes,).
-        key: of stochastic depth, mixup and cutmix.
-        graphdef: of the model.
+        key: of stochastic depth, dropout, mixup and cutmix.
+        model: what is trained.
         recipe: static fields.
 
     Returns:
@@ -62,7 +65,7 @@ def batch_loss(
         that have one.
     """
     mix_key, path_key = jax.random.split(key)
-    images = normalize(batch["image"], recipe.mean, recipe.std)
+    inputs = model.inputs(batch)
     targets, mask = batch["label"], None
     mixed = recipe.mixup > 0 or recipe.cutmix > 0
     if mixed or recipe.soft_labels:
@@ -70,25 +73,41 @@ def batch_loss(
     if recipe.soft_labels:
         targets = _shares(jnp.asarray(batch["votes"]), targets)
     if mixed:
-        images, targets = augment.mix(
-            mix_key,
+        inputs, targets = _mixed(mix_key, inputs, targets, recipe)
+    if targets.ndim == 2:
+        mask = targets.sum(axis=-1) > 0  # a face with neither label nor votes has none
+    logits = model.logits(params, inputs, key=path_key)
+    loss_sum, denominator = losses.classification_loss(
+        recipe.loss,
+        logits,
+        targets,
+        gamma=recipe.focal_gamma,
+        log_prior=None if recipe.log_prior is None else np.asarray(recipe.log_prior, np.float32),
+        tau=recipe.logit_adjustment_tau,
+        class_weights=class_weights,
+        label_smoothing=recipe.label_smoothing,
+        mask=mask,
+    )
+    return loss_sum / denominator
+
+
+def _mixed(
+    key: jax.Array, inputs: Inputs, targets: Float[Array, "b c"], recipe: Recipe
+) -> tuple[Inputs, Float[Array, "b c"]]:
+    """All views of a face mixed alike: the same key makes the same draws, the sizes agreeing."""
+    found = {
+        name: augment.mix(
+            key,
             images,
             targets,
             mixup_alpha=recipe.mixup,
             cutmix_alpha=recipe.cutmix,
             switch_probability=recipe.mix_switch,
         )
-    if targets.ndim == 2:
-        mask = targets.sum(axis=-1) > 0  # a face with neither label nor votes has none
-    logits, _ = vit.apply(graphdef, params, images, key=path_key)
-    loss_sum, denominator = losses.weighted_cross_entropy(
-        logits,
-        targets,
-        class_weights=class_weights,
-        label_smoothing=recipe.label_smoothing,
-        mask=mask,
-    )
-    return loss_sum / denominator
+        for name, images in inputs.items()
+    }
+    *_, (_, mixed_targets) = found.values()
+    return {name: images for name, (images, _) in found.items()}, mixed_targets
 
 
 def _shares(votes: Float[Array, "b c"], otherwise: Float[Array, "b c"]) -> Float[Array, "b c"]:
@@ -103,13 +122,13 @@ def train_step(
     learning_rate: Float[Array, ""],
     class_weights: Float[Array, "c"],
     *,
-    graphdef: nnx.GraphDef,
+    model: Model,
     optimizer: optax.GradientTransformation,
     recipe: Recipe,
 ) -> tuple[TrainState, dict[str, Array]]:
     """One update; pure, and a function of (state, batch, rate): the randomness is the step's."""
     key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
-    loss_fn = functools.partial(batch_loss, graphdef=graphdef, recipe=recipe)
+    loss_fn = functools.partial(batch_loss, model=model, recipe=recipe)
     loss, gradients = jax.value_and_grad(loss_fn)(state.params, batch, class_weights, key)
     updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
     params = jax.tree.map(lambda p, u: p + learning_rate * u, state.params, updates)
@@ -117,10 +136,10 @@ def train_step(
 
 
 def evaluate_step(
-    params: Params, batch: Batch, *, graphdef: nnx.GraphDef, recipe: Recipe
+    params: Params, batch: Batch, *, model: Model, recipe: Recipe
 ) -> dict[str, Array]:
     """Sums over one padded batch: confusion counts (int32), plain loss sum and its denominator."""
-    logits, _ = vit.apply(graphdef, params, normalize(batch["image"], recipe.mean, recipe.std))
+    logits = model.logits(params, model.inputs(batch))
     loss_sum, count = losses.weighted_cross_entropy(logits, batch["label"], mask=batch["mask"])
     confusion = metrics.confusion_matrix(
         batch["label"], logits.argmax(axis=-1), recipe.num_classes, mask=batch["mask"]

@@ -1,29 +1,19 @@
-"""The two-view fusion of the ABAW6 entry: attention between the features of the two views.
-
-Params are a plain nested dict, `init` and `apply` are pure, and nothing but jax and numpy is
-loaded: whoever has two arrays of features needs no more.
+"""The fusion of the ABAW6 entry: attention between the features of the two views.
 
 Source: the code of the ABAW6 entry of arXiv:2403.13039, re-derived; the paper leaves it open.
 """
 
 import dataclasses
 import math
-from collections.abc import Mapping
-from typing import Any
+from typing import ClassVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jaxtyping import Array, Float, Float32, Key
+from jaxtyping import Array, Float32, Key
 
-from fer_jax.errors import FerJaxError
-from fer_jax.models.config import MAX_SIZE, check_dtypes
+from fer_jax.models.fusion.layers import Params, cast, dropout, linear, linear_init, uniform
+from fer_jax.models.fusion.sources import VIEWS, Features, check_config, pooled_features
 from fer_jax.ops.attention import scalar_attention
-
-Params = dict[str, Any]
-Features = Mapping[str, Float[Array | np.ndarray, "_ _"]]
-
-VIEWS = ("main", "aux")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,33 +21,35 @@ class EntryFusionConfig:
     """What defines the fusion; the defaults are the entry's, 4,202,000 parameters.
 
     Attributes:
-        widths: of the features of the main and of the auxiliary view.
-        width: both are projected to it; these are the tokens of the attention.
+        widths: of the features of each source.
+        width: all are projected to it; these are the tokens of the attention.
         hidden: width of the head's first layer.
         num_classes: outputs of the head.
         param_dtype: of the parameters; the computation is in float32.
+        sources: names of the features, two or more; the first one's are looked at by the others.
+        dropout: share of the fused features that training leaves out; the entry has none.
 
     Raises:
-        FerJaxError: a number is out of its range, or the dtype is not known.
+        FerJaxError: a number is out of its range, or a name is not known.
     """
 
-    widths: tuple[int, int] = (768, 768)
+    widths: tuple[int, ...] = (768, 768)
     width: int = 1024
     hidden: int = 512
     num_classes: int = 8
     param_dtype: str = "float32"
+    sources: tuple[str, ...] = VIEWS
+    dropout: float = 0.0
+
+    variant: ClassVar[str] = "entry"
 
     def __post_init__(self) -> None:
-        if not isinstance(self.widths, tuple) or len(self.widths) != len(VIEWS):
-            raise FerJaxError(f"widths={self.widths!r} must be a tuple of two, (main, aux)")
-        for field in ("widths", "width", "hidden", "num_classes"):
-            value = getattr(self, field)
-            sizes = value if field == "widths" else (value,)
-            if min(sizes) < 1:
-                raise FerJaxError(f"{field}={value!r} must be positive")
-            if max(sizes) > MAX_SIZE:
-                raise FerJaxError(f"{field}={value!r} must be {MAX_SIZE} or less")
-        check_dtypes(self, "param_dtype")
+        check_config(self, "width", "hidden", least=2)
+
+    @property
+    def fused_width(self) -> int:
+        """Width of the fused features."""
+        return self.width
 
 
 def init(config: EntryFusionConfig, key: Key[Array, ""]) -> Params:
@@ -72,9 +64,9 @@ def init(config: EntryFusionConfig, key: Key[Array, ""]) -> Params:
         key: a JAX random key, typed (`jax.random.key`).
 
     Returns:
-        Params of `config.param_dtype`, kernels (inputs, outputs): `main`, `aux`, `key` (on main and
-        aux, joined), `attention` with `in_proj` (columns query, key, value) and `out_proj`, and
-        `mlp` with `fc1` and `fc2`.
+        Params of `config.param_dtype`, kernels (inputs, outputs): one layer by the name of each
+        source (`main`, `aux`), `key` (on all of them, joined), `attention` with `in_proj` (columns
+        query, key, value) and `out_proj`, and `mlp` with `fc1` and `fc2`.
 
     Example:
         >>> init(EntryFusionConfig((6, 4), 16, 8), jax.random.key(0))["key"]["kernel"].shape
@@ -83,35 +75,33 @@ def init(config: EntryFusionConfig, key: Key[Array, ""]) -> Params:
     Source: `torch.nn.Linear` and `torch.nn.MultiheadAttention`, `reset_parameters` of both.
     """
     layers = {
-        "main": (config.widths[0], config.width),
-        "aux": (config.widths[1], config.width),
-        "key": (2 * config.width, config.width),
+        name: (own, config.width) for name, own in zip(config.sources, config.widths, strict=True)
+    }
+    layers |= {
+        "key": (len(config.sources) * config.width, config.width),
         "fc1": (config.width, config.hidden),
         "fc2": (config.hidden, config.num_classes),
     }
     *keys, in_key, out_key = jax.random.split(key, len(layers) + 2)
-    linear = {
-        name: _linear_init(shape, key)
+    params = {
+        name: linear_init(key, *shape)
         for (name, shape), key in zip(layers.items(), keys, strict=True)
     }
-    attention = {
-        "in_proj": {"kernel": _uniform(in_key, (1, 3), math.sqrt(6 / 4)), "bias": jnp.zeros(3)},
-        "out_proj": {"kernel": _uniform(out_key, (1, 1), 1.0), "bias": jnp.zeros(1)},
+    params["mlp"] = {"fc1": params.pop("fc1"), "fc2": params.pop("fc2")}
+    params["attention"] = {
+        "in_proj": {"kernel": uniform(in_key, (1, 3), math.sqrt(6 / 4)), "bias": jnp.zeros(3)},
+        "out_proj": {"kernel": uniform(out_key, (1, 1), 1.0), "bias": jnp.zeros(1)},
     }
-    params = {
-        "main": linear["main"],
-        "aux": linear["aux"],
-        "key": linear["key"],
-        "attention": attention,
-        "mlp": {"fc1": linear["fc1"], "fc2": linear["fc2"]},
-    }
-    return jax.tree.map(lambda leaf: leaf.astype(config.param_dtype), params)
+    return cast(params, config.param_dtype)
 
 
 def apply(
-    params: Params, features: Features, *, intermediates: bool = False
+    config: EntryFusionConfig,
+    params: Params,
+    features: Features,
+    key: Key[Array, ""] | None = None,
 ) -> tuple[Float32[Array, "b c"], dict[str, Float32[Array, "b _"]]]:
-    r"""Logits from the features of the two views; pure.
+    r"""Logits from the pooled features of the sources; pure.
 
     .. math::
         a &= W_1 f_\text{main} + b_1, \quad b = W_2 f_\text{aux} + b_2, \quad k = W_k [a; b] + b_k
@@ -122,90 +112,47 @@ def apply(
         \text{logits} &= W_4 (W_3 (o + a) + b_3) + b_4
 
     The attention has one head of width 1: the numbers of a vector are its tokens, and its
-    projections are scalars. There is no activation between the two layers of the head, and no
-    dropout: the entry has none.
+    projections are scalars. There is no activation between the two layers of the head.
+
+    With more sources than two, which is no longer the entry's: each is projected, the key is made
+    of all of them, each but the first asks with a query of its own through the same scalar
+    projections, and o is the sum of the answers.
 
     Args:
+        config: the fusion.
         params: from `init` or a bundle.
-        features: `main` and `aux`, (batch, width of that view), the pooled features of the two
-            encoders; any float type, computed in float32.
-        intermediates: also return what the steps give.
+        features: (batch, width of the source) by name, any float type, computed in float32.
+        key: given when training: turns dropout on.
 
     Returns:
-        Logits (batch, num_classes), float32; and the steps by name, {} unless asked for: `main`
-        (a), `aux` (b), `key` (k), `attention` (o), `fused` (o + a), each (batch, width), and
-        `hidden` (batch, hidden), float32.
+        Logits (batch, num_classes); and the steps by name: the sources' (a, b), `key` (k),
+        `attention` (o), `fused` (o + a, before dropout), each (batch, width), `hidden` (batch,
+        hidden). All float32.
 
     Raises:
-        FerJaxError: a view is missing; features that do not fit the params, or each other.
-
-    Example:
-        >>> params = init(EntryFusionConfig((6, 4), 16, 8), jax.random.key(0))
-        >>> apply(params, {"main": jnp.ones((2, 6)), "aux": jnp.ones((2, 4))})[0].shape
-        (2, 8)
+        FerJaxError: a source is missing; features that do not fit the params, or each other.
     """
-    _check(params, features)
-    params = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float32), params)
-    main = _linear(params["main"], jnp.asarray(features["main"], jnp.float32))
-    aux = _linear(params["aux"], jnp.asarray(features["aux"], jnp.float32))
-    key = _linear(params["key"], jnp.concatenate([main, aux], axis=-1))
+    given = pooled_features(dict(zip(config.sources, config.widths, strict=True)), features)
+    params = cast(params, "float32")
+    tokens = {name: linear(params[name], x) for name, x in given.items()}
+    # The barrier keeps one copy of the tokens, of which the rest reads parts: else the joined and
+    # the single ones would both wait for the gradients.
+    joined = jax.lax.optimization_barrier(jnp.concatenate([*tokens.values()], axis=-1))
+    value, *queries = jnp.split(joined, len(tokens), axis=-1)
+    joined = linear(params["key"], joined)
 
     in_proj, out_proj = params["attention"]["in_proj"], params["attention"]["out_proj"]
-    query, keys, value = (
-        in_proj["kernel"][0, i] * tokens + in_proj["bias"][i]
-        for i, tokens in enumerate((aux, key, main))
+
+    def project(i: int, x: Array) -> Array:
+        return in_proj["kernel"][0, i] * x + in_proj["bias"][i]
+
+    answers = (
+        scalar_attention(project(0, query), project(1, joined), project(2, value))
+        for query in queries
     )
-    attended = scalar_attention(query, keys, value)
-    attention = out_proj["kernel"][0, 0] * attended + out_proj["bias"][0]
-
-    fused = attention + main
-    hidden = _linear(params["mlp"]["fc1"], fused)
-    logits = _linear(params["mlp"]["fc2"], hidden)
-    if not intermediates:
-        return logits, {}
-    return logits, {
-        "main": main,
-        "aux": aux,
-        "key": key,
-        "attention": attention,
-        "fused": fused,
-        "hidden": hidden,
-    }
-
-
-def _check(params: Params, features: Features) -> None:
-    missing = [view for view in VIEWS if view not in features]
-    if missing:
-        raise FerJaxError(
-            f"features of {', '.join(sorted(features)) or 'no view'}; the fusion also takes "
-            f"{', '.join(missing)}"
-        )
-    shapes = {view: tuple(features[view].shape) for view in VIEWS}
-    for view, shape in shapes.items():
-        width = params[view]["kernel"].shape[0]
-        if len(shape) != 2 or shape[1] != width:
-            raise FerJaxError(
-                f"features of the view {view} are {shape}; the fusion takes (batch, {width})"
-            )
-    if shapes["main"][0] != shapes["aux"][0]:
-        raise FerJaxError(
-            f"features of main are {shapes['main']} and of aux {shapes['aux']}; "
-            "row i of both must be the same face"
-        )
-
-
-def _linear(params: Params, x: Float[Array, "b i"]) -> Float[Array, "b o"]:
-    return x @ params["kernel"] + params["bias"][None]
-
-
-def _linear_init(shape: tuple[int, int], key: Key[Array, ""]) -> Params:
-    kernel_key, bias_key = jax.random.split(key)
-    bound = 1 / math.sqrt(shape[0])
-    return {
-        "kernel": _uniform(kernel_key, shape, bound),
-        "bias": _uniform(bias_key, shape[1:], bound),
-    }
-
-
-def _uniform(key: Key[Array, ""], shape: tuple[int, ...], bound: float) -> Float[Array, "..."]:
-    return jax.random.uniform(key, shape, jnp.float32, -bound, bound)
+    attention = sum(out_proj["kernel"][0, 0] * each + out_proj["bias"][0] for each in answers)
+    fused = attention + value
+    hidden = linear(params["mlp"]["fc1"], dropout(fused, config.dropout, key))
+    logits = linear(params["mlp"]["fc2"], hidden)
+    steps = {"key": joined, "attention": attention, "fused": fused, "hidden": hidden}
+    return logits, tokens | steps

@@ -1,0 +1,342 @@
+"""Scores predictions of frames against labels: single frames and smoothed, with all they tell."""
+
+import dataclasses
+import datetime
+import hashlib
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from fer_jax import __version__
+from fer_jax.atomic import atomic_file
+from fer_jax.errors import FerJaxError, UsageError
+from fer_jax.evaluate.calibrate import calibrate, store_calibration
+from fer_jax.evaluate.frame_scores import (
+    BINS,
+    Predicted,
+    Smoothing,
+    confusions_of_videos,
+    predicted,
+    scored,
+    videos_by_score,
+)
+from fer_jax.evaluate.frames import (
+    FrameLabels,
+    FrameProbabilities,
+    Timeline,
+    read_frame_probabilities,
+    read_labels,
+    timeline,
+)
+from fer_jax.evaluate.intervals import LEVEL, RESAMPLES, compare_videos
+from fer_jax.ops.calibration import CALIBRATIONS
+from fer_jax.predict.table import FILLS, PredictionTable
+
+METRICS_FILE = "metrics.json"
+TABLE_FILE = "table.md"
+PAGE_FILE = "report.html"
+PREDICTIONS_FILE = "predictions.csv"
+
+
+@dataclasses.dataclass(frozen=True)
+class FrameOptions:
+    """What is made of predictions before and after they are scored.
+
+    Attributes:
+        smoothing: the filter; None scores single frames only.
+        fill: how frames without a prediction get one: a name of `ops.gaps.FILL_METHODS`.
+        calibrate: one of `ops.calibration.CALIBRATIONS` to fit; None for none.
+        bundle: where the calibration is stored; None for nowhere.
+    """
+
+    smoothing: Smoothing | None = None
+    fill: str = "hold"
+    calibrate: str | None = None
+    bundle: str | os.PathLike[str] | None = None
+
+    def __post_init__(self):
+        if self.calibrate is not None and self.calibrate not in CALIBRATIONS:
+            raise UsageError(
+                f"--calibrate {self.calibrate!r}: must be one of {', '.join(CALIBRATIONS)}"
+            )
+
+
+SINGLE_FRAMES = FrameOptions()
+
+
+def evaluate_predictions(
+    predictions: Sequence[str | os.PathLike[str]],
+    labels: str | os.PathLike[str],
+    split: str,
+    out_dir: str | os.PathLike[str],
+    *,
+    options: FrameOptions = SINGLE_FRAMES,
+    compare: Sequence[str | os.PathLike[str]] = (),
+    overwrite: bool = False,
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Scores anybody's prediction files, and writes the report.
+
+    Args:
+        predictions: prediction tables, or text files as ABAW takes them.
+        labels: what `read_labels` reads.
+        split: of the labels.
+        out_dir: gets metrics.json, table.md, report.html and predictions.csv.
+        options: smoothing, filling, calibration.
+        compare: files of another predictor, to be compared with on the same frames.
+        overwrite: replace a report that stands there.
+        say: called with lines that a user should know.
+
+    Returns:
+        What metrics.json holds.
+
+    Raises:
+        FerJaxError: nothing to score, files that do not fit, or a report stands there.
+    """
+    check_free(out_dir, overwrite)
+    about = {
+        "predictions": {
+            "paths": [str(path) for path in predictions],
+            "sha256": [_sha256(Path(path)) for path in predictions],
+        },
+        "data": {"path": str(labels), "split": split},
+    }
+    return evaluate_frames(
+        read_frame_probabilities(predictions),
+        read_labels(labels, split),
+        out_dir,
+        about=about,
+        options=options,
+        other=read_frame_probabilities(compare) if compare else None,
+        other_name=", ".join(map(str, compare)),
+        say=say,
+    )
+
+
+def evaluate_frames(
+    predictions: FrameProbabilities,
+    labels: FrameLabels,
+    out_dir: str | os.PathLike[str],
+    *,
+    about: dict[str, Any],
+    options: FrameOptions = SINGLE_FRAMES,
+    other: FrameProbabilities | None = None,
+    other_name: str = "",
+    say: Callable[[str], None] = lambda line: None,
+) -> dict[str, Any]:
+    """Scores probabilities of frames, and writes the report.
+
+    Args:
+        predictions: of single frames.
+        labels: what they are scored against.
+        out_dir: gets the report; files of its names are replaced.
+        about: where predictions and labels come from: fields of metrics.json.
+        options: smoothing, filling, calibration.
+        other: another predictor to compare with.
+        other_name: how the report calls it.
+        say: called with lines that a user should know.
+
+    Returns:
+        What metrics.json holds.
+
+    Raises:
+        FerJaxError: as `evaluate_predictions`.
+    """
+    joined = timeline(predictions, labels)
+    for note in joined.notes:
+        say(note)
+    if not (joined.label >= 0).any():
+        raise FerJaxError(
+            f"{about['data']['path']}: no frame has a label of the predictions' classes "
+            f"({', '.join(joined.classes)}); use other labels"
+        )
+    ways = [predicted(joined, options.fill)]
+    if options.smoothing:
+        ways.append(predicted(joined, options.fill, options.smoothing))
+    seen = joined.observed > 0
+    metrics = describe(joined, ways, options, about)
+    if other is not None:
+        metrics["compared_with"] = {
+            "name": other_name,
+            **_compared(joined, ways, timeline(other, labels), options),
+        }
+    if options.calibrate:
+        used = seen & (joined.label >= 0)
+        found = calibrate(
+            options.calibrate,
+            ways[-1].probabilities[used],
+            joined.label[used],
+            joined.segment[used],
+            refers_to=ways[-1].rows,
+        )
+        if options.bundle is not None:
+            stored = store_calibration(options.bundle, found["calibration"], joined.classes)
+            found["stored_in"], found["calibration"] = str(options.bundle), stored
+        metrics["fitted_calibration"] = found
+    write_report(metrics, joined, ways, out_dir)
+    return metrics
+
+
+def describe(
+    joined: Timeline, ways: Sequence[Predicted], options: FrameOptions, about: dict[str, Any]
+) -> dict[str, Any]:
+    """Everything that metrics.json says of one predictor.
+
+    Args:
+        joined: predictions and labels.
+        ways: single frames, and smoothed if wished.
+        options: how they were made.
+        about: more fields.
+
+    Returns:
+        Plain numbers, texts, lists and dicts; the scores at the top are those of the last way over
+        all labelled frames.
+    """
+    everything, seen = np.ones(len(joined), bool), joined.observed > 0
+    results = {
+        way.rows: {"all": scored(joined, way, everything)}
+        | ({"observed": scored(joined, way, seen)} if (seen & (joined.label >= 0)).any() else {})
+        for way in ways
+    }
+    confusions = [confusions_of_videos(joined, way.probabilities, everything) for way in ways]
+    labelled = joined.label >= 0
+    several = int((confusions[0].sum((1, 2)) > 0).sum()) > 1
+    gain = None
+    if len(ways) > 1 and several:
+        gain = dataclasses.asdict(compare_videos(confusions[1], confusions[0]))
+    main = results[ways[-1].rows]["all"]
+    return {
+        "format": "fer_jax metrics",
+        "format_version": 1,
+        "fer_jax_version": __version__,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        **{name: main[name] for name in _TOP},
+        "rows": ways[-1].rows,
+        "results": results,
+        "smoothing": None if options.smoothing is None else dataclasses.asdict(options.smoothing),
+        "smoothing_gain": gain,
+        "fill": options.fill,
+        "interval": {
+            "method": "percentile bootstrap over videos, widened for their number",
+            "level": LEVEL,
+            "resamples": RESAMPLES,
+            "seed": 0,
+        },
+        "calibration_bins": BINS,
+        "frames": {
+            "labelled": int(labelled.sum()),
+            "without_prediction": int((labelled & ~seen).sum()),
+            "without_label": int((~labelled).sum()),
+            "videos": int((confusions[0].sum((1, 2)) > 0).sum()),
+        },
+        "videos": videos_by_score(joined, confusions[-1]),
+        "notes": [*joined.notes, *_empty_classes(joined)],
+        **about,
+    }
+
+
+_TOP = ("macro_f1", "accuracy", "balanced_accuracy", "classes", "confusion")
+
+
+def write_report(
+    metrics: dict[str, Any],
+    joined: Timeline,
+    ways: Sequence[Predicted],
+    out_dir: str | os.PathLike[str],
+) -> None:
+    """Writes the four files; metrics.json, which says that there is a report, comes last.
+
+    Args:
+        metrics: from `describe`.
+        joined: predictions and labels.
+        ways: single frames, and smoothed if wished.
+        out_dir: the folder, made if missing; other files in it stay.
+    """
+    from fer_jax.evaluate.frame_page import page
+    from fer_jax.evaluate.frame_report import frame_report_text
+
+    out_dir = Path(out_dir)
+    table_of(joined, ways).to_csv(out_dir / PREDICTIONS_FILE)
+    texts = {
+        PAGE_FILE: page(metrics, joined, ways),
+        TABLE_FILE: frame_report_text(metrics),
+        METRICS_FILE: json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+    }
+    for name, text in texts.items():
+        with atomic_file(out_dir / name) as partial:
+            partial.write_text(text, encoding="utf-8", errors="replace")
+
+
+def table_of(joined: Timeline, ways: Sequence[Predicted]) -> PredictionTable:
+    """The prediction table of every frame of the labelled videos.
+
+    Args:
+        joined: predictions and labels.
+        ways: single frames, and smoothed if wished, whose rows are then `prob`.
+
+    Returns:
+        The table; `raw` is empty where there was no prediction. Times are not known.
+    """
+    seen = joined.observed > 0
+    nothing = np.full(len(joined), np.nan)
+    return PredictionTable.from_probabilities(
+        joined.classes,
+        video=np.asarray(joined.videos, object)[joined.segment],
+        frame=joined.frame,
+        time_s=nothing,
+        face_id=np.where(seen, 0, -1),
+        box=np.stack([nothing] * 4, axis=1),
+        status=np.where(seen, "ok", "no_face").astype(object),
+        fill=np.asarray(FILLS, object)[ways[-1].fill],
+        raw=np.where(seen[:, None], joined.probabilities, np.float32(np.nan)),
+        prob=ways[-1].probabilities,
+    )
+
+
+def check_free(out_dir: str | os.PathLike[str], overwrite: bool) -> None:
+    """Refuses a folder that holds a report, unless it may be replaced.
+
+    Raises:
+        FerJaxError: a report stands there.
+    """
+    if (path := Path(out_dir) / METRICS_FILE).exists() and not overwrite:
+        raise FerJaxError(f"{path}: exists already; name another folder, or pass --overwrite")
+
+
+def _compared(
+    joined: Timeline, ways: Sequence[Predicted], other: Timeline, options: FrameOptions
+) -> dict[str, Any]:
+    """Both on the frames that are labelled, each with its own missing ones filled."""
+    if other.classes != joined.classes:
+        raise FerJaxError(
+            f"the predictions to compare with share the classes {', '.join(other.classes)} with "
+            f"the labels, not {', '.join(joined.classes)}; compare models of the same classes"
+        )
+    found = {}
+    for way in ways:
+        smoothing = options.smoothing if way.rows == "smoothed" else None
+        theirs = predicted(other, options.fill, smoothing)
+        pairs = ((joined, way), (other, theirs))
+        confusions = [
+            confusions_of_videos(rows, one.probabilities, np.ones(len(rows), bool))
+            for rows, one in pairs
+        ]
+        found[way.rows] = dataclasses.asdict(compare_videos(*confusions))
+    return found
+
+
+def _empty_classes(joined: Timeline) -> list[str]:
+    counts = np.bincount(joined.label[joined.label >= 0], minlength=len(joined.classes))
+    empty = [name for name, count in zip(joined.classes, counts, strict=True) if not count]
+    return [f"no frame of {', '.join(empty)}: its F1 is 0 and counts in the mean."] if empty else []
+
+
+def _sha256(path: Path) -> str | None:
+    if path.is_dir():
+        return None
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,182 @@
+"""Prediction tables, smoothed: each face by itself, over the frames of its own video."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+from fer_jax.errors import FerJaxError
+from fer_jax.evaluate.frame_probabilities import frame_of_image
+from fer_jax.ops.smoothing import frames_of, smooth_probabilities
+from fer_jax.predict.table import FILLS, PredictionTable
+
+_MOST_FRAMES = 50_000_000  # 19 days at 30 frames a second: a number of that size is no frame
+
+
+@dataclasses.dataclass(frozen=True)
+class Span:
+    """A length of time.
+
+    Attributes:
+        number: of frames or of seconds.
+        seconds: which of the two.
+    """
+
+    number: float
+    seconds: bool = False
+
+    def window(self, rate: float) -> int:
+        """As frames of a window; of seconds the nearest odd number of them."""
+        return frames_of(self.number, rate) if self.seconds else int(self.number)
+
+    def stride(self, rate: float) -> int:
+        """As frames from one evaluation to the next, at least 1."""
+        return max(1, round(self.number * rate)) if self.seconds else int(self.number)
+
+
+@dataclasses.dataclass(frozen=True)
+class TableFilter:
+    """What `smooth_table` does.
+
+    Attributes:
+        kernel: as for `ops.smoothing.smooth`, as are `lookahead` and `width` (frames).
+        window: how far it reaches.
+        stride: how often it is evaluated.
+        lookahead: frames; None centres the window.
+        width: frames; None is a third of the reach.
+        fill: how frames without a face get a row; see `ops.gaps.fill_gaps`.
+    """
+
+    kernel: str = "box"
+    window: Span = Span(1)
+    stride: Span = Span(1)
+    lookahead: int | None = None
+    width: float | None = None
+    fill: str = "hold"
+
+
+def smooth_table(table: PredictionTable, filter_: TableFilter) -> PredictionTable:
+    """Replaces the `prob_` columns by the smoothed `raw_` ones, and fills.
+
+    Every face of a video is smoothed by itself, over all frames from its first to its last one;
+    those in which it was not found have weight 0. In a video with one face the rows of frames
+    without it are filled from it; where there are several, nobody knows whose they would be, and
+    they stay empty. Rows about images `<video>/00001.jpg` are frames of that video.
+
+    Args:
+        table: predictions, in any order.
+        filter_: what to do.
+
+    Returns:
+        The table, with `prob`, `fill`, `label` and `confidence` made anew.
+
+    Raises:
+        FerJaxError: a face that is twice in a frame, seconds where the table has no times, or a
+            filter that cannot be.
+    """
+    video, frame = _places(table)
+    tracks = _tracks(table, video, frame)
+    prob = np.full_like(table.raw, np.nan)
+    fill = np.full(len(table), "none", object)
+    for (window, stride), group in _by_size(table, tracks, frame, filter_).items():
+        lengths = [frame[rows].max() - frame[rows].min() + 1 for rows in group]
+        if sum(lengths) > _MOST_FRAMES:
+            longest = group[int(np.argmax(lengths))]
+            row = longest[frame[longest].argmax()]
+            raise FerJaxError(
+                f"frame {frame[row]} of {video[row]}: the videos would have {sum(lengths)} frames; "
+                "correct the frame numbers"
+            )
+        starts = np.cumsum(lengths) - lengths
+        places = np.concatenate(
+            [
+                start + frame[rows] - frame[rows].min()
+                for start, rows in zip(starts, group, strict=True)
+            ]
+        )
+        rows = np.concatenate(group)
+        values = np.zeros((sum(lengths), len(table.classes)), np.float32)
+        values[places] = np.nan_to_num(table.raw[rows])
+        weights = np.zeros(len(values), np.float32)
+        weights[places] = _has_face(table)[rows]
+        found, how = smooth_probabilities(
+            values,
+            weights,
+            segments=np.repeat(np.arange(len(group), dtype=np.int32), lengths),
+            fill=filter_.fill,
+            kernel=filter_.kernel,
+            window=window,
+            stride=stride,
+            lookahead=filter_.lookahead,
+            width=filter_.width,
+        )
+        prob[rows] = np.asarray(found)[places]
+        fill[rows] = np.asarray(FILLS, object)[np.asarray(how)[places]]
+    columns = {field.name: getattr(table, field.name) for field in dataclasses.fields(table)}
+    columns |= {"prob": prob, "fill": fill}
+    classes, _, _ = (columns.pop(name) for name in ("classes", "label", "confidence"))
+    return PredictionTable.from_probabilities(classes, **columns)
+
+
+def _has_face(table: PredictionTable) -> np.ndarray:
+    return (table.status != "no_face") & ~np.isnan(table.raw).any(axis=1)
+
+
+def _places(table: PredictionTable) -> tuple[np.ndarray, np.ndarray]:
+    """Video and frame of each row."""
+    known = {name: frame_of_image(name) for name in set(table.video.tolist())}
+    video, frame = table.video.copy(), table.frame.copy()
+    for row, name in enumerate(table.video.tolist()):
+        if (place := known[name]) is not None:
+            # Of the folder's whole path, since two may have the same name.
+            video[row], frame[row] = name.rpartition("/")[0] or place[0], place[1]
+    return video, frame
+
+
+def _tracks(table: PredictionTable, video: np.ndarray, frame: np.ndarray) -> list[np.ndarray]:
+    """The rows of each face."""
+    seen = _has_face(table)
+    names, number = np.unique(video.astype(str), return_inverse=True)
+    order = np.lexsort((frame, number))
+    tracks = []
+    for rows in np.split(order, np.flatnonzero(np.diff(number[order])) + 1) if len(order) else []:
+        faces = np.unique(table.face_id[rows][seen[rows]])
+        for face in faces:
+            # The only face of a video takes the frames without one, too.
+            own = rows if len(faces) == 1 else rows[table.face_id[rows] == face]
+            again = np.flatnonzero(np.diff(frame[own]) == 0)
+            if len(again):
+                row = own[again[0]]
+                raise FerJaxError(
+                    f"frame {frame[row]} of {names[number[row]]}: face {face} is there twice; "
+                    "give every row of a frame a face_id of its own"
+                )
+            tracks.append(own)
+    return tracks
+
+
+def _by_size(
+    table: PredictionTable, tracks: list[np.ndarray], frame: np.ndarray, filter_: TableFilter
+) -> dict[tuple[int, int], list[np.ndarray]]:
+    """The tracks by their window and stride in frames, which seconds make differ."""
+    groups: dict[tuple[int, int], list[np.ndarray]] = {}
+    timed = filter_.window.seconds or filter_.stride.seconds
+    for rows in tracks:
+        rate = _rate(table, rows, frame) if timed else 0.0
+        size = (filter_.window.window(rate), filter_.stride.stride(rate))
+        groups.setdefault(size, []).append(rows)
+    return groups
+
+
+def _rate(table: PredictionTable, rows: np.ndarray, frame: np.ndarray) -> float:
+    """Frames a second; of a single frame any would do."""
+    first, last = rows[0], rows[-1]
+    seconds = table.time_s[last] - table.time_s[first]
+    if frame[last] == frame[first]:
+        return 1.0
+    if not (seconds > 0 and math.isfinite(seconds)):
+        raise FerJaxError(
+            f"{table.video[first]}: the table has no times, so seconds are no number of frames; "
+            "give the window and the stride in frames"
+        )
+    return float((frame[last] - frame[first]) / seconds)

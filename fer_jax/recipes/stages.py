@@ -1,0 +1,93 @@
+"""Stages that are run one after the other, and not again once they are done.
+
+`stages.json` in the workdir says which are: a stage is done as long as what it was given is the
+same, its own settings as well as what the stages before it made. A stage must go on by itself
+where it was stopped.
+"""
+
+import dataclasses
+import hashlib
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fer_jax.atomic import atomic_file
+from fer_jax.errors import FerJaxError
+
+_FILE = "stages.json"
+
+Results = dict[str, dict[str, Any]]
+
+
+@dataclasses.dataclass(frozen=True)
+class Stage:
+    """One step of a recipe.
+
+    Attributes:
+        name: of the step.
+        settings: JSON values that its result depends on.
+        run: does it; is handed the results of the stages before by name, returns its own: JSON
+            values, of which later stages depend.
+        needs: the stages whose results it is a function of.
+        made: files and folders that it makes; where one is gone, the stage is run again.
+    """
+
+    name: str
+    settings: Any
+    run: Callable[[Results], dict[str, Any]]
+    needs: tuple[str, ...] = ()
+    made: tuple[Path, ...] = ()
+
+
+def run_stages(
+    workdir: Path, stages: Sequence[Stage], say: Callable[[str], None] = lambda line: None
+) -> Results:
+    """Runs the stages that are not done.
+
+    Args:
+        workdir: holds `stages.json`.
+        stages: in an order in which each comes after those that it needs.
+        say: called with a line for each.
+
+    Returns:
+        The result of each stage by name.
+
+    Raises:
+        FerJaxError: `stages.json` cannot be read, or a stage fails; those before it stay done.
+    """
+    workdir.mkdir(parents=True, exist_ok=True)
+    done = _read(workdir / _FILE)
+    results: Results = {}
+    for number, stage in enumerate(stages, start=1):
+        given = _digest(stage.settings, {name: results[name] for name in stage.needs})
+        before = done.get(stage.name)
+        title = f"{number}/{len(stages)} {stage.name}"
+        if before and before["given"] == given and all(path.exists() for path in stage.made):
+            results[stage.name] = before["result"]
+            say(f"{title}: done before")
+            continue
+        say(title)
+        started = time.monotonic()
+        found = json.loads(json.dumps(stage.run(results)))
+        results[stage.name] = found
+        seconds = round(time.monotonic() - started, 1)
+        done[stage.name] = {"given": given, "result": found, "seconds": seconds}
+        with atomic_file(workdir / _FILE) as partial:
+            partial.write_text(json.dumps(done, indent=2) + "\n", encoding="utf-8")
+    return results
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise FerJaxError(f"{path}: cannot be read ({error}); remove it to run all again") from None
+
+
+def _digest(*values: Any) -> str:
+    text = json.dumps(values, sort_keys=True, default=str)
+    return hashlib.sha256(text.encode()).hexdigest()

@@ -1,0 +1,173 @@
+"""Fine-tune two views, fuse them, choose the window, score: the paper's steps as one run."""
+
+import dataclasses
+import functools
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from fer_jax.atomic import atomic_directory, atomic_file
+from fer_jax.bundle import DOCUMENT_FILE
+from fer_jax.errors import UsageError
+from fer_jax.evaluate.evaluation import evaluate_bundle
+from fer_jax.evaluate.frame_evaluation import (
+    PREDICTIONS_FILE,
+    FrameOptions,
+    evaluate_predictions,
+)
+from fer_jax.evaluate.frame_scores import Smoothing
+from fer_jax.evaluate.frames import read_frame_probabilities, read_labels, timeline
+from fer_jax.evaluate.window_picture import draw_search
+from fer_jax.evaluate.window_search import (
+    filters,
+    search_document,
+    search_text,
+    search_windows,
+    store_smoothing,
+)
+from fer_jax.recipes.stages import Results, Stage, run_stages
+from fer_jax.recipes.two_view_config import SmoothingConfig, TwoViewConfig
+from fer_jax.train.extract import bundle_hash
+from fer_jax.train.finetune import finetune
+from fer_jax.train.fuse import fuse
+
+_SEARCH = "search.json"
+
+
+def run_two_view(
+    config: TwoViewConfig, workdir: str | Path, say: Callable[[str], None] = lambda line: None
+) -> Results:
+    """Runs the recipe, or what of it is not done.
+
+    Args:
+        config: the recipe.
+        workdir: gets `main`, `aux` and `fuse` (runs), `frames` (predictions of every frame of the
+            scored split), `window` (the search), `report` (the score) and `bundle`.
+        say: called with a line for each stage.
+
+    Returns:
+        The result of each stage.
+
+    Raises:
+        UsageError: `data` is empty, or a field of a stage is wrong.
+        FerJaxError: a stage fails; those before it stay done.
+    """
+    workdir = Path(workdir)
+    if not config.data:
+        raise UsageError("config.data is empty; name one or more folders of `fer-jax prepare`")
+    return run_stages(workdir, _stages(config, workdir), say)
+
+
+def _stages(config: TwoViewConfig, workdir: Path) -> list[Stage]:
+    first = config.data.split(",")[0].strip()
+    given = {"data": config.data, "backbone": config.backbone, "seed": config.seed}
+    views = {name: dataclasses.replace(getattr(config, name), **given) for name in ("main", "aux")}
+    fused = dataclasses.replace(
+        config.fuse,
+        data=config.data if config.fuse.end_to_end else first,
+        seed=config.seed,
+        sources=f"main={workdir / 'main' / 'bundle'},aux={workdir / 'aux' / 'bundle'}",
+    )
+    scored = {"data": first, "split": config.split}
+
+    def view(name: str, results: Results) -> dict[str, Any]:
+        _, path = finetune(views[name], workdir / name)
+        return {"sha256": bundle_hash(path)}
+
+    def fusion(results: Results) -> dict[str, Any]:
+        _, path = fuse(fused, workdir / "fuse")
+        return {"sha256": bundle_hash(path)}
+
+    def frames(results: Results) -> dict[str, Any]:
+        metrics = evaluate_bundle(
+            workdir / "fuse" / "bundle",
+            first,
+            config.split,
+            workdir / "frames",
+            options=FrameOptions(fill=config.smoothing.fill),
+            overwrite=True,
+            progress=True,
+        )
+        return {"macro_f1": metrics["macro_f1"]}
+
+    def window(results: Results) -> dict[str, Any]:
+        return _search(config.smoothing, scored, workdir)
+
+    def report(results: Results) -> dict[str, Any]:
+        chosen = results["window"]["smoothing"]
+        metrics = evaluate_predictions(
+            [workdir / "frames" / PREDICTIONS_FILE],
+            first,
+            config.split,
+            workdir / "report",
+            options=FrameOptions(
+                smoothing=Smoothing(chosen["kernel"], chosen["window"]), fill=config.smoothing.fill
+            ),
+            overwrite=True,
+        )
+        return {"macro_f1": metrics["macro_f1"]}
+
+    def bundle(results: Results) -> dict[str, Any]:
+        _release(workdir, results)
+        return {"sha256": bundle_hash(workdir / "bundle")}
+
+    def stage(
+        name: str, settings: Any, run: Callable[[Results], dict[str, Any]], *needs: str
+    ) -> Stage:
+        made = workdir / name / "bundle" if name in ("main", "aux", "fuse") else workdir / name
+        return Stage(name, settings, run, needs, (made,))
+
+    return [
+        *(
+            stage(name, dataclasses.asdict(views[name]), functools.partial(view, name))
+            for name in views
+        ),
+        stage("fuse", dataclasses.asdict(fused), fusion, "main", "aux"),
+        stage("frames", [scored, config.smoothing.fill], frames, "fuse"),
+        stage("window", dataclasses.asdict(config.smoothing), window, "frames"),
+        stage("report", scored, report, "frames", "window"),
+        stage("bundle", None, bundle, "fuse", "window", "report"),
+    ]
+
+
+def _search(config: SmoothingConfig, scored: dict[str, str], workdir: Path) -> dict[str, Any]:
+    """Chooses the filter on left-out videos, and writes how it went."""
+    predictions = workdir / "frames" / PREDICTIONS_FILE
+    labels = read_labels(scored["data"], scored["split"])
+    joined = timeline(read_frame_probabilities([predictions]), labels)
+    kernels = [name.strip() for name in config.kernels.split(",")]
+    windows = _numbers(config.windows)
+    found = search_windows(joined, filters(kernels, windows), fill=config.fill, folds=config.folds)
+    document = search_document(found, joined, config.fill)
+    with atomic_directory(workdir / "window", marker=_SEARCH, overwrite=True) as folder:
+        draw_search(folder / "curve.png", document)
+        (folder / "table.md").write_text(search_text(document), encoding="utf-8")
+        (folder / _SEARCH).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+    return {name: document[name] for name in ("smoothing", "left_out", "without", "gain")}
+
+
+def _numbers(text: str) -> list[int]:
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError:
+        raise UsageError(
+            f"config.smoothing.windows={text!r}: must be numbers of frames, such as 5,51,101"
+        ) from None
+
+
+def _release(workdir: Path, results: Results) -> None:
+    """The bundle of the fusion, with its filter and its scores."""
+    target = workdir / "bundle"
+    with atomic_directory(target, marker=DOCUMENT_FILE, overwrite=True) as folder:
+        shutil.copytree(workdir / "fuse" / "bundle", folder, dirs_exist_ok=True)
+        store_smoothing(folder, results["window"]["smoothing"])
+        document = json.loads((folder / DOCUMENT_FILE).read_text(encoding="utf-8"))
+        document["scores"] |= {
+            "frames_macro_f1": results["frames"]["macro_f1"],
+            "smoothed_macro_f1_of_left_out_videos": results["window"]["left_out"],
+        }
+        with atomic_file(folder / DOCUMENT_FILE) as partial:
+            text = json.dumps(document, indent=2, allow_nan=False) + "\n"
+            partial.write_text(text, encoding="utf-8")

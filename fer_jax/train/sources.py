@@ -1,0 +1,135 @@
+"""What a fusion is trained on: for each source a table of features, and its row of each face."""
+
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+from jaxtyping import Int64
+
+from fer_jax.bundle import read_document
+from fer_jax.bundle_schema import View
+from fer_jax.data.dataset import FaceData
+from fer_jax.data.features import FeatureTable, fingerprint
+from fer_jax.errors import FerJaxError, UsageError
+from fer_jax.train.extract import bundle_hash, extract
+from fer_jax.train.fuse_config import FuseConfig
+
+
+@dataclasses.dataclass(frozen=True)
+class Source:
+    """One source of features.
+
+    Attributes:
+        name: such as `main`.
+        table: its features.
+        rows: its row of each face of the first source.
+        bundle: the bundle that makes such features, if it is still there.
+        model: which of its encoders.
+    """
+
+    name: str
+    table: FeatureTable
+    rows: Int64[np.ndarray, "n"]
+    bundle: Path | None
+    model: str
+
+
+def parse(text: str) -> dict[str, Path]:
+    """`main=PATH,aux=PATH` by name, in order.
+
+    Raises:
+        UsageError: it cannot be read, or names a source twice.
+    """
+    found: dict[str, Path] = {}
+    for part in filter(None, map(str.strip, text.split(","))):
+        name, _, path = (word.strip() for word in part.partition("="))
+        if not name.isidentifier() or not path or name in found or name in ("label", "mask"):
+            raise UsageError(
+                f"config.sources={text!r}: {part!r} is not one name=path; "
+                "write them as in main=run/main/bundle,aux=run/aux/bundle"
+            )
+        found[name] = Path(path)
+    if not found:
+        raise UsageError("config.sources is empty; write main=PATH,aux=PATH")
+    return found
+
+
+def open_sources(config: FuseConfig, workdir: Path, *, patches: bool) -> list[Source]:
+    """Opens all sources; features of bundles are extracted into `workdir/features` first.
+
+    Args:
+        config: the run.
+        workdir: of the run.
+        patches: maps of patches are fused, and not pooled features.
+
+    Returns:
+        The sources, the main one first.
+
+    Raises:
+        UsageError: `config.sources` cannot be read.
+        FerJaxError: a source is none of the three kinds, faces are missing from it, or the first
+            one knows no labels.
+    """
+    found: list[Source] = []
+    for name, path in parse(config.sources).items():
+        if (path / "bundle.json").is_file():
+            table = _of_bundle(config, name, path, workdir / "features" / name, patches)
+        else:
+            table = FeatureTable.open(path)
+        if (table.features.ndim == 4) != patches:
+            have, want = ("maps", "pooled features") if not patches else ("pooled features", "maps")
+            raise FerJaxError(
+                f"{path}: holds {have}, where config.model.variant={config.model.variant} takes "
+                f"{want}; extract {'with' if patches else 'without'} --patches"
+            )
+        if not found and table.label_space is None:
+            raise FerJaxError(
+                f"{path}: knows no labels, which the first source must; put a bundle or a table of "
+                "`fer-jax extract` first"
+            )
+        keys = found[0].table.index["key"] if found else table.index["key"]
+        rows = np.arange(len(table)) if not found else table.rows_of(keys)
+        found.append(Source(name, table, rows, *_maker(table)))
+    return found
+
+
+def view_of(source: Source) -> View | None:
+    """How faces are prepared for the encoder that made a source, if it is still there."""
+    if source.bundle is None:
+        return None
+    _, fields, _ = read_document(source.bundle)
+    return fields["views"][source.model]
+
+
+def _of_bundle(
+    config: FuseConfig, name: str, bundle: Path, out: Path, patches: bool
+) -> FeatureTable:
+    """The table of a bundle, made unless it is there already."""
+    if not config.data:
+        raise UsageError(f"config.sources: {bundle} is a bundle, so config.data must be named")
+    configs, _, _ = read_document(bundle)
+    model = name if name in configs else "main"
+    if out.exists():
+        about = FeatureTable.open(out).about
+        data = FaceData.open(config.data)
+        if (
+            about["bundle"]["sha256"] == bundle_hash(bundle)
+            and about["bundle"]["model"] == model
+            and about["data"]["fingerprint"] == fingerprint(data.index)
+            and about["kind"] == ("patches" if patches else "pooled")
+        ):
+            return FeatureTable.open(out)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return extract(
+        bundle, config.data, out, model=model, patches=patches, overwrite=True, progress=True
+    )
+
+
+def _maker(table: FeatureTable) -> tuple[Path | None, str]:
+    """The bundle that made a table, and which of its models, where that is still so."""
+    about = table.about.get("bundle")
+    if about is None:
+        return None, ""
+    path = Path(about["path"])
+    same = (path / "bundle.json").is_file() and bundle_hash(path) == about["sha256"]
+    return (path if same else None), about["model"]
