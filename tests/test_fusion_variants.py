@@ -1,4 +1,4 @@
-"""Every fusion against its equations in float64 numpy, written with loops; and the interface."""
+"""Every fusion against its equations in float64 numpy, written with loops."""
 
 import dataclasses
 import functools
@@ -8,63 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.special
+from fusion_cases import CASES, CLASSES, SOME, assert_close, made
 from jax.sharding import NamedSharding, PartitionSpec
 
-from fer_jax.errors import FerJaxError
 from fer_jax.models import fusion, torch_layout
-from fer_jax.models.fusion import fusion_attention, fusion_config, fusion_init
 
-# Largest difference from float64 over the largest value. Measured over all cases: logits and steps
-# 4e-7, gradients 9e-7.
-TOLERANCE = 2e-6
-
-POOLED = {"main": 12, "aux": 10}
-THREE = {"main": 12, "aux": 10, "voice": 6}
-MAPS = {"main": 8, "aux": 6}
-CASES = {
-    "entry": ("entry", POOLED, {"width": 16, "hidden": 8}),
-    "entry of three": ("entry", THREE, {"width": 16, "hidden": 8}),
-    "main_only": ("main_only", POOLED, {}),
-    "main_only of one": ("main_only", {"face": 12}, {}),
-    "aux_only": ("aux_only", POOLED, {}),
-    "average": ("average", POOLED, {}),
-    "average of three": ("average", THREE, {}),
-    "linear": ("linear", POOLED, {}),
-    "linear of three": ("linear", THREE, {}),
-    **{
-        f"token {attention} {merge}": ("token", MAPS, {"attention": attention, "merge": merge})
-        for attention, merge in (
-            *(("none", "mean"), ("self", "mean"), ("local", "mean"), ("both", "mean")),
-            *(("both", "concat"), ("both", "updown"), ("none", "updown")),
-        )
-    },
-    "token of two heads": ("token", MAPS, {"num_heads": 2}),
-    "token, all projected": ("token", MAPS, {"width": 4}),
-    "token of one": ("token", {"face": 8}, {}),
-    "token of three": ("token", {"main": 8, "b": 8, "a": 5}, {"merge": "concat"}),
-    "token of 5 x 5": ("token", MAPS, {"kernel_size": 5, "merge": "updown"}),
-}
-CLASSES = 5
-# One of every part: where the equations are not in question, these will do.
-SOME = (
-    *("entry", "entry of three", "main_only", "aux_only", "average of three", "linear"),
-    *("token both concat", "token of one"),
-)
-
-
-def made(case, batch=4, seed=0):
-    """(configuration, params with every leaf far from 0 and from each other, features)."""
-    variant, widths, options = CASES[case]
-    config = fusion_config(variant, widths, CLASSES, **options)
-    rng = np.random.default_rng(seed)
-    shapes = jax.eval_shape(lambda: fusion.init(config, jax.random.key(0)))
-    params = jax.tree.map(lambda x: rng.normal(0, 0.5, x.shape).astype(np.float32), shapes)
-    grid = (3, 4) if variant == "token" else ()
-    features = {
-        name: rng.normal(0, 1.5, (batch, *grid, width)).astype(np.float32)
-        for name, width in widths.items()
-    }
-    return config, params, features
+# Largest difference from float64 over the largest value. Measured over all cases: logits 2.1e-7,
+# fused features 1.7e-7.
+TOLERANCE = 1e-6
 
 
 def _linear(params, x):
@@ -154,12 +105,6 @@ def reference(config, params, features):
     return np.stack(fused), np.stack(logits)
 
 
-def assert_close(found, expected, tolerance=TOLERANCE):
-    expected = np.asarray(expected, np.float64)
-    atol = tolerance * max(np.abs(expected).max(), 1e-3)
-    np.testing.assert_allclose(np.asarray(found, np.float64), expected, rtol=0, atol=atol)
-
-
 @pytest.mark.parametrize("case", CASES)
 def test_equals_the_equations(case):
     config, params, features = made(case)
@@ -167,8 +112,8 @@ def test_equals_the_equations(case):
     logits, steps = jax.jit(run)(params, features)
     fused, expected = reference(config, params, features)
     assert logits.dtype == jnp.float32
-    assert_close(logits, expected)
-    assert_close(steps["fused"], fused)
+    assert_close(logits, expected, TOLERANCE)
+    assert_close(steps["fused"], fused, TOLERANCE)
     assert steps["fused"].shape == (4, config.fused_width)
 
 
@@ -193,8 +138,8 @@ def test_gradients_equal_finite_differences_of_the_equations(case):
             ends.append((reference(config, *tree.unflatten(moved))[1] * weights).sum())
         expected = (ends[0] - ends[1]) / 2e-6
         size = np.linalg.norm(gradient) * np.linalg.norm(direction)
-        # The differences themselves are good to 1e-8 of the loss; measured 2e-6 in all.
-        assert abs((gradient * direction).sum() - expected) < 1e-5 * size + 1e-7
+        # Measured 3.5e-7; 0 where a source is not used.
+        assert abs((gradient * direction).sum() - expected) < 2e-6 * size + 1e-8
         unused = config.variant in ("main_only", "aux_only")
         assert size > 1e-4 or unused  # nothing is left out by mistake
 
@@ -239,7 +184,7 @@ def test_token_equals_torch():
             pooled.append((part.unflatten(1, (3, 4)) + gate * normed).mean((1, 2)))
         expected = layer("head", norm("norm", torch.stack(pooled).mean(0)))
     run = jax.jit(fusion.apply, static_argnums=0)
-    assert_close(run(config, params, features)[0], expected.numpy())
+    assert_close(run(config, params, features)[0], expected.numpy(), TOLERANCE)
 
 
 @pytest.mark.parametrize("case", ["entry", "average", "token both updown"])
@@ -282,43 +227,6 @@ def test_vmap_over_models_and_over_faces(case):
     assert_close(jax.jit(jax.vmap(one))(features), run(params, features), 1e-6)
 
 
-@pytest.mark.parametrize("case", SOME)
-def test_the_interface_reads_sizes_off_the_params(case):
-    variant, widths, options = CASES[case]
-    config, params, features = made(case)
-    logits, _ = jax.jit(fusion.apply, static_argnums=0)(config, params, features)
-    order = {"sources": tuple(widths)} if len(widths) > 2 else {}
-    if variant != "token":
-        options = {}
-    run = functools.partial(fusion_attention, variant=variant, **order, **options)
-    np.testing.assert_array_equal(jax.jit(run)(params, features), logits)
-    drawn = fusion_init(jax.random.key(3), variant, widths, CLASSES, **CASES[case][2])
-    assert jax.tree.map(jnp.shape, drawn) == jax.tree.map(jnp.shape, params)
-
-
-def test_the_first_source_is_the_main_one_whatever_the_order_of_a_dict():
-    widths = {"voice": 7, "face": 7, "body": 7}
-    rng = np.random.default_rng(0)
-    features = {name: rng.normal(size=(3, 7)).astype(np.float32) for name in widths}
-    for variant in ("entry", "token", "average", "linear", "main_only", "aux_only"):
-        maps = {name: x[:, None, None] for name, x in features.items()}
-        given = maps if variant == "token" else features
-        merge = {"merge": "concat"} if variant == "token" else {}
-        params = fusion_init(jax.random.key(0), variant, widths, 4, **merge)
-        static = ("variant", "sources", *merge)
-        run = jax.jit(fusion_attention, static_argnames=static)
-        run = functools.partial(run, variant=variant, **merge)
-        found = run(params, given, sources=tuple(widths))
-        sorted_features = dict(sorted(given.items()))
-        again = run(params, sorted_features, sources=tuple(widths))
-        np.testing.assert_array_equal(found, again)
-        turned = run(params, given, sources=("face", "voice", "body"))
-        same = np.array_equal(found, turned)
-        assert same == (variant == "average")  # which alone has a head for each name
-        with pytest.raises(FerJaxError, match=r"of body, face, voice; pass sources="):
-            run(params, given)
-
-
 def test_entry_of_three_equal_to_two_where_the_third_says_nothing():
     """The answers are added: a third source whose answer is out_proj's bias adds that bias."""
     config, params, features = made("entry of three")
@@ -340,7 +248,7 @@ def test_merges_differ_where_they_should():
     # A convolution that looks only at itself sees no seam.
     params["local"]["depthwise"]["kernel"][[0, 2]] = 0
     found, other = (run(c, params, features)[0] for c in (config, updown))
-    assert_close(found, other)
+    assert_close(found, other, TOLERANCE)
 
 
 def test_average_is_a_mean_of_probabilities_even_of_extreme_ones():
@@ -387,88 +295,3 @@ def test_half_precision_features_are_computed_in_float32():
     bfloat = dataclasses.replace(config, param_dtype="bfloat16")
     drawn = fusion.init(bfloat, jax.random.key(0))
     assert {leaf.dtype for leaf in jax.tree.leaves(drawn)} == {jnp.dtype("bfloat16")}
-
-
-@pytest.mark.parametrize("case", SOME)
-def test_init_draws_every_leaf_of_its_own(case):
-    config = made(case)[0]
-    first, other = (
-        jax.jit(fusion.init, static_argnums=0)(config, jax.random.key(seed)) for seed in (0, 1)
-    )
-    starts = []
-    for (path, leaf), second in zip(
-        jax.tree_util.tree_leaves_with_path(first), jax.tree.leaves(other), strict=True
-    ):
-        name = jax.tree_util.keystr(path)
-        assert np.isfinite(leaf).all(), name
-        constant = ("norm" in name) or ("attention" in name and "bias" in name)
-        assert constant == np.array_equal(leaf, second), name
-        if not constant and leaf.size > 3:
-            starts.append(round(float(leaf.ravel()[0] / leaf.ravel()[1]), 5))
-    assert len(set(starts)) == len(starts)
-
-
-@pytest.mark.parametrize("case", CASES)
-def test_torch_layout_goes_both_ways(case):
-    config, params, _ = made(case)
-    tensors = dict(torch_layout.to_torch_layout(params, config))
-    assert set(tensors) == set(torch_layout.layout(config))
-    again = torch_layout.from_torch_layout(tensors, config)
-    assert jax.tree.structure(again) == jax.tree.structure(params)
-    jax.tree.map(np.testing.assert_array_equal, again, params)
-    for name, x in tensors.items():
-        assert x.shape == torch_layout.layout(config)[name][0]
-    if config.variant == "entry":
-        assert {f"linear{i + 1}.weight" for i in range(len(config.sources))} <= set(tensors)
-    if config.variant == "token" and "local.depthwise.weight" in tensors:
-        size = config.kernel_size
-        assert tensors["local.depthwise.weight"].shape == (config.width, 1, size, size)
-
-
-@pytest.mark.parametrize(
-    ("variant", "widths", "options", "said"),
-    [
-        ("mixer", POOLED, {}, "fusion 'mixer' must be one of entry, token, main_only, aux_only"),
-        ("entry", POOLED, {"merge": "mean"}, "'entry' has no option 'merge'; it has dropout"),
-        ("linear", POOLED, {"width": 4}, "'linear' has no option 'width'"),
-        ("entry", {"main": 3}, {}, r"sources=\('main',\) must be a tuple of 2 names or more"),
-        ("aux_only", {"main": 3}, {}, "must be a tuple of 2 names or more"),
-        ("token", {}, {}, "must be a tuple of 1 names or more"),
-        ("linear", {"main": 0}, {}, r"widths=\(0,\) must be positive"),
-        ("linear", {"key": 4}, {}, "'key' must be a word of letters, digits and _, and none of"),
-        ("linear", {"a.b": 4}, {}, r"'a\.b' must be a word"),
-        ("linear", POOLED, {"dropout": 1.0}, r"dropout=1\.0 must lie in \[0, 1\)"),
-        ("token", MAPS, {"num_heads": 3}, "num_heads=3 must divide width=8"),
-        ("token", MAPS, {"kernel_size": 4}, "kernel_size=4 must be odd"),
-        ("token", MAPS, {"merge": "max"}, "merge='max' must be one of mean, concat, updown"),
-        ("token", MAPS, {"attention": "all"}, "attention='all' must be one of self, local, both"),
-        ("token", MAPS, {"norm_eps": 0.0}, r"norm_eps=0\.0 must be finite and above 0"),
-    ],
-)
-def test_wrong_configurations_are_named(variant, widths, options, said):
-    with pytest.raises(FerJaxError, match=said):
-        fusion_config(variant, widths, 8, **options)
-
-
-def test_wrong_features_and_params_are_named():
-    config, params, features = made("token both mean")
-    attend = functools.partial(fusion_attention, params, variant="token")
-    with pytest.raises(FerJaxError, match=r"main are \(4, 12\); this fusion takes maps"):
-        fusion.apply(config, params, {name: np.zeros((4, 12)) for name in features})
-    with pytest.raises(FerJaxError, match="all must be of the same faces and of one grid"):
-        attend({"main": features["main"], "aux": features["aux"][:, :2]})
-    with pytest.raises(FerJaxError, match="features of main; the fusion also takes aux"):
-        attend({"main": features["main"]}, sources=("main", "aux"))
-    with pytest.raises(
-        FerJaxError, match=r"params\['head'\]\['kernel'\] is \(8, 5\) where .* \(16, 5\)"
-    ):
-        attend(features, merge="concat")
-    with pytest.raises(FerJaxError, match=r"params\['attn'\].* is .* where .* has none"):
-        attend(features, attention="local")
-    pooled = {name: x[:, 0, 0] for name, x in features.items()}
-    with pytest.raises(FerJaxError, match=r"which are not those of the fusion 'entry' of main"):
-        fusion_attention(params, pooled)
-    with pytest.raises(FerJaxError, match="fusion 'mean' must be one of"):
-        fusion_attention(params, pooled, "mean")
-    with pytest.raises(FerJaxError, match=r"params\['head'\]\['kernel'\] is \(8, 5\) where"):
-        fusion_attention({"head": params["head"]}, pooled, "linear")
