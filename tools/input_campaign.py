@@ -17,7 +17,7 @@ and in every other one of these with a review between. A round passes if
   other;
 - every annotation file either reads as a second reader of ten lines reads it, or is named;
 - every damaged video gives all its faces, or is named;
-- a step takes at most `SECONDS` of the processor and `MEMORY`, and waits for nothing.
+- a step takes at most `SECONDS` of the processor and `MEMORY` more, and waits for nothing.
 """
 
 import argparse
@@ -165,7 +165,7 @@ def _may_be_empty() -> Iterator[list[Path]]:
 
 def _step(found: input_checks.Round, name: str, run: Callable):
     """Runs a step; whatever it raises is a failure, and so are its time and its memory."""
-    begin = time.process_time()
+    begin, before = time.process_time(), _peak()
     signal.signal(signal.SIGALRM, _interrupt)
     signal.alarm(WAITING)
     try:
@@ -178,10 +178,16 @@ def _step(found: input_checks.Round, name: str, run: Callable):
     seconds = time.process_time() - begin
     if seconds > SECONDS:
         found.failures.append(f"{name}: took {seconds:.0f} s of the processor")
-    memory = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
+    # What others did in this process before is not the step's.
+    memory = _peak() - before
     if memory > MEMORY:
-        found.failures.append(f"{name}: the process has held {memory >> 20} MiB")
+        found.failures.append(f"{name}: the process came to hold {memory >> 20} MiB more")
     return result
+
+
+def _peak() -> int:
+    """Bytes, the most that this process has held."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss << 10
 
 
 class WaitingError(Exception):
