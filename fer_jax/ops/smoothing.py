@@ -94,9 +94,13 @@ def smooth(
     if weights is None:
         weights = jnp.ones(values.shape[:-1], compute)
     weights = jnp.asarray(weights, compute)
+    if kernel == "majority":
+        values = ballots(values)
+    # Kernels of one window differ in an argument alone, so that they share a program.
     taps = None if taps is None else jnp.asarray(taps, compute)
+    median = kernel == "median"
     smooth_one = functools.partial(
-        _smooth, kernel=kernel, taps=taps, back=back, ahead=ahead, stride=stride
+        _smooth, taps=taps, median=median, back=back, ahead=ahead, stride=stride
     )
     if values.ndim > 2:
         if segments is not None:
@@ -133,7 +137,8 @@ def smooth_probabilities(
         fill: how frames of weight 0 get a row from the smoothed ones; see `fill_gaps`.
         prior: as for `fill_gaps`.
         **options: kernel, window, stride, lookahead and width of `smooth`. Medians are divided by
-            their sum (where that is 0, the row is 1 / C for each class).
+            their sum. Rows of zeros are filled as if they had not been seen: medians of which
+            each is 0, and rows held from a frame with nothing in its window.
 
     Returns:
         `(rows, how)`, as of `fill_gaps`.
@@ -142,9 +147,10 @@ def smooth_probabilities(
         FerJaxError: what `smooth` and `fill_gaps` refuse.
     """
     rows = smooth(probabilities, weights=weights, segments=segments, **options)
+    total = rows.sum(-1)
     if options.get("kernel") == "median":
-        total = rows.sum(-1, keepdims=True)
-        rows = jnp.where(total > 0, rows / jnp.where(total > 0, total, 1), 1 / rows.shape[-1])
+        rows = rows / jnp.where(total > 0, total, 1)[..., None]
+    weights = jnp.where(total > 0, weights, 0)
     return fill_gaps(rows, weights, segments=segments, method=fill, prior=prior)
 
 
@@ -210,14 +216,14 @@ def kernel_taps(kernel: str, back: int, ahead: int, width: float | None) -> np.n
 
 
 # Jitted here, so that a call outside of jit does not compile its loops again.
-@functools.partial(jax.jit, static_argnames=("kernel", "back", "ahead", "stride"))
+@functools.partial(jax.jit, static_argnames=("median", "back", "ahead", "stride"))
 def _smooth(
     values: Array,
     weights: Array,
     segments: Array,
     *,
-    kernel: str,
     taps: Array | None,
+    median: bool,
     back: int,
     ahead: int,
     stride: int,
@@ -225,11 +231,9 @@ def _smooth(
     """`smooth` for one flat array."""
     if len(values) == 0:
         return values
-    if kernel == "median":
+    if median:
         rows = _medians(values, weights, segments, back, ahead)
     else:
-        if kernel == "majority":
-            values = ballots(values)
         rows = window_means(values, weights, segments, taps, back, ahead)
     if stride == 1:
         return rows

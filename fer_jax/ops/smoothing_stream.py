@@ -11,9 +11,9 @@ from jaxtyping import Array, Float, Int32
 from fer_jax.errors import FerJaxError
 from fer_jax.ops.smoothing import ballots, kernel_taps, window_reach
 from fer_jax.ops.windows import (
+    each_video,
     inverse,
     medians_rule,
-    one_chunk,
     ordered_integers,
     sums_rule,
     weighted,
@@ -133,10 +133,10 @@ def _window(
     length = len(rows)
     if kernel == "median":
         parts = [ordered_integers(rows), (weights > 0).astype(jnp.int32)]
-        lower, upper, count = one_chunk(medians_rule(length), parts, video, back, ahead)
+        lower, upper, count = each_video(medians_rule(length), parts, video, back, ahead)
         a, b = (jnp.take_along_axis(rows, at[None], 0, mode="clip")[0] for at in (lower, upper))
         return jnp.where(count > 0, (a + b) / 2, 0)
     taps = None if taps is None else jnp.asarray(taps, rows.dtype)
     parts = [weighted(rows, weights), weights]
-    sums, total = one_chunk(sums_rule(taps, length), parts, video, back, ahead)
+    sums, total = each_video(sums_rule(taps, length), parts, video, back, ahead)
     return sums * inverse(total)

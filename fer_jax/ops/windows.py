@@ -20,6 +20,7 @@ import numpy as np
 from jax import Array
 
 _CHUNK = 4096  # numbers in a chunk, where the window is not longer
+_RADIX = 5  # of the tree of sums
 _GROUP = 16  # rows of a window in one pass over a chunk
 
 # Parts of back + rows + ahead rows, [rows, C] each -> flat results of as many rows as windows.
@@ -147,24 +148,34 @@ def by_chunks(
     rows = max(1, min(total, max(_CHUNK // widest, around)))
     missing = max(0, rows + around - total)
     parts = [jnp.pad(part, ((0, missing), (0, 0))) for part in parts]
-    nobody = np.iinfo(segments.dtype).min
-    segments = jnp.pad(segments, (back, ahead + missing), constant_values=nobody)
+    segments = jnp.pad(segments, (0, missing), constant_values=_nobody(segments))
 
-    def chunk(start: Array) -> Sequence[Array]:
-        # Within the arrays; what stands elsewhere than it should is moved, or of nobody.
-        begin = jnp.clip(start - back, 0, total + missing - rows - around)
-        own = [jax.lax.dynamic_slice_in_dim(part, begin, rows + around) for part in parts]
-        around_own = jax.lax.dynamic_slice_in_dim(segments, start, rows + around)
-        moved = begin - (start - back)
-        found = one_chunk(rule, before(own), around_own, back, ahead, moved)
+    def place(i: Array) -> tuple[Array, Array]:
+        # The last chunk reaches back into the one before it, and finds the same there. What is
+        # read lies within the arrays, and therefore too early or late at their ends.
+        start = jnp.minimum(i * rows, total - rows)
+        return start, jnp.clip(start - back, 0, total + missing - rows - around)
+
+    def cut(array: Array, begin: Array) -> Array:
+        return jax.lax.dynamic_slice_in_dim(array, begin, rows + around)
+
+    def several(parts: Sequence[Array], segments: Array, i: Array) -> Sequence[Array]:
+        start, begin = place(i)
+        return each_video(rule, parts, cut(segments, begin), back, ahead, begin - start + back)
+
+    def chunk(i: Array) -> Sequence[Array]:
+        # Few steps, the others in `several`: XLA's CPU runs a body of up to eight in one thread,
+        # and passes a longer one from thread to thread, with the chunk in another core's cache.
+        start, begin = place(i)
+        own = before([cut(part, begin) for part in parts])
+        alone = (begin == start - back) & (segments[begin] == segments[begin + rows + around - 1])
+        found = jax.lax.cond(alone, lambda own, *_: rule(own), several, own, segments, i)
         return after([out.reshape(rows, -1) for out in found])
 
-    def put(i: Array | int, outs: list[Array]) -> list[Array]:
-        # The last chunk reaches back into the one before it, and finds the same there.
-        start = jnp.minimum(i * rows, total - rows)
+    def put(i: Array, outs: list[Array]) -> list[Array]:
         return [
-            jax.lax.dynamic_update_slice_in_dim(out, new, start, 0)
-            for out, new in zip(outs, chunk(start), strict=True)
+            jax.lax.dynamic_update_slice_in_dim(out, new, place(i)[0], 0)
+            for out, new in zip(outs, chunk(i), strict=True)
         ]
 
     results = jax.eval_shape(chunk, jnp.int32(0))
@@ -172,7 +183,7 @@ def by_chunks(
     return jax.lax.fori_loop(0, -(-total // rows), put, outs)
 
 
-def one_chunk(
+def each_video(
     rule: Rule,
     parts: Sequence[Array],
     segments: Array,
@@ -182,9 +193,9 @@ def one_chunk(
 ) -> Sequence[Array]:
     """Applies `rule` to one chunk, for each video of its rows with all the others zeroed.
 
-    `lax.cond` and `lax.while_loop` are walls, too: XLA does not fuse over them. What goes in was
-    rounded before, so that no product becomes part of a fused multiply-add here and not there,
-    and lies in memory, where slices of it are read fast.
+    The loop is a wall, as `lax.cond` is: XLA does not fuse over it. What goes in was rounded
+    before, so that no product becomes part of a fused multiply-add here and not there, and lies
+    in memory, where slices of it are read fast.
 
     Args:
         rule: see `Rule`.
@@ -192,39 +203,40 @@ def one_chunk(
         segments: int32 `[back + rows + ahead]`.
         back: rows before the first.
         ahead: rows after the last.
-        moved: how many rows too early the parts stand. Not 0 only at an end of all videos, where
-            the rows that wrap around are of nobody in `segments`.
+        moved: how many rows too early all that stands, at an end of the arrays; where it is not 0,
+            there is nothing before the first row or after the last.
 
     Returns:
         The results of the rule, flat.
     """
-    rows = len(segments) - back - ahead
-    mine = segments[back : back + rows]
-    after = np.iinfo(segments.dtype).max
-    results = jax.eval_shape(rule, list(parts))
+    count = len(segments)
+    rows = count - back - ahead
+    parts, segments = jax.tree.map(lambda x: jnp.roll(x, moved, axis=0), (list(parts), segments))
+    place = jnp.arange(count) - moved
+    segments = jnp.where((place >= 0) & (place < count), segments, _nobody(segments))
+    mine, after = segments[back : back + rows], np.iinfo(segments.dtype).max
+    outs = [jnp.zeros(r.shape, r.dtype) for r in jax.eval_shape(rule, parts)]
+    owners = [jnp.broadcast_to(mine[:, None], (rows, len(out) // rows)) for out in outs]
 
-    def each(parts: Sequence[Array]) -> Sequence[Array]:
-        parts = [jnp.roll(part, moved, axis=0) for part in parts]
-        outs = [jnp.zeros(r.shape, r.dtype) for r in results]
-        owners = [jnp.broadcast_to(mine[:, None], (rows, len(out) // rows)) for out in outs]
+    def of(video: Array) -> list[Array]:
+        return [jnp.where((segments == video)[:, None], part, 0) for part in parts]
 
-        def of(video: Array) -> list[Array]:
-            return [jnp.where((segments == video)[:, None], part, 0) for part in parts]
+    def one(state: Any) -> Any:
+        video, own, outs, owners = state
+        outs = [
+            jnp.where(owner.reshape(-1) == video, new, out)
+            for out, new, owner in zip(outs, rule(own), owners, strict=True)
+        ]
+        video = jnp.where(mine > video, mine, after).min()
+        return video, of(video), outs, owners
 
-        def one(state: Any) -> Any:
-            video, own, outs, owners = state
-            outs = [
-                jnp.where(owner.reshape(-1) == video, new, out)
-                for out, new, owner in zip(outs, rule(own), owners, strict=True)
-            ]
-            video = jnp.where(mine > video, mine, after).min()
-            return video, of(video), outs, owners
+    state = (mine[0], of(mine[0]), outs, owners)
+    return jax.lax.while_loop(lambda state: state[0] < after, one, state)[2]
 
-        state = (mine[0], of(mine[0]), outs, owners)
-        return jax.lax.while_loop(lambda state: state[0] < after, one, state)[2]
 
-    alone = (segments[0] == mine[0]) & (segments[-1] == mine[0])
-    return jax.lax.cond(alone, rule, each, list(parts))
+def _nobody(segments: Array) -> int:
+    """A number that no video has."""
+    return int(np.iinfo(segments.dtype).min)
 
 
 def _flat(part: Array) -> tuple[Array, int]:
@@ -233,18 +245,19 @@ def _flat(part: Array) -> tuple[Array, int]:
 
 
 def _box(flat: Array, unit: int, length: int) -> Array:
-    """Sums of `length` rows, as a tree: from sums of 1, 2, 4, ... of them."""
+    """Sums of `length` rows, as a tree: from sums of 1, r, r^2, ... of them."""
     size = len(flat) - (length - 1) * unit
-    total, begin, width = None, 0, 1
+    pieces, begin, width = [], 0, 1
     while True:
-        if length & width:
-            piece = flat[begin * unit : begin * unit + size]
-            total = piece if total is None else total + piece
+        for _ in range(length // width % _RADIX):
+            pieces.append(flat[begin * unit : begin * unit + size])
             begin += width
-        if 2 * width > length:
-            return total
-        flat = flat[: -width * unit] + flat[width * unit :]
-        width *= 2
+        if _RADIX * width > length:
+            return functools.reduce(jnp.add, pieces)
+        step = width * unit
+        ends = len(flat) - (_RADIX - 1) * step
+        flat = functools.reduce(jnp.add, [flat[i * step : i * step + ends] for i in range(_RADIX)])
+        width *= _RADIX
 
 
 def _weighted(flat: Array, unit: int, taps: Array) -> Array:
@@ -325,7 +338,7 @@ def medians_rule(length: int) -> Rule:
         length: rows in a window.
 
     Returns:
-        What `by_chunks` and `one_chunk` take, for keys `[rows, C]` and whether each row is
+        What `by_chunks` and `each_video` take, for keys `[rows, C]` and whether each row is
         present, 0 or 1, `[rows, 1]`.
     """
     offsets = jnp.arange(length, dtype=jnp.int32)
