@@ -188,7 +188,7 @@ def test_data_prepared_anew_is_noticed(run, tmp_path):
     columns = dict(np.load(data / "index.npz"))
     columns["label"] = np.roll(columns["label"], 1)
     np.savez(data / "index.npz", **columns)
-    with pytest.raises(UsageError, match="holds other faces or labels than when the run began"):
+    with pytest.raises(UsageError, match="holds other faces, labels or features than"):
         finetune(freeze(config), workdir)
 
 

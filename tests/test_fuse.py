@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,7 +18,7 @@ import fer_jax
 from fer_jax.bundle import load_bundle
 from fer_jax.cli.main import main
 from fer_jax.data.dataset import FaceData
-from fer_jax.data.features import FeatureTable
+from fer_jax.data.features import FeatureTable, joined
 from fer_jax.data.images import decode_image
 from fer_jax.data.pipeline import epoch_plan
 from fer_jax.data.sampling import EVERYTHING
@@ -191,3 +192,50 @@ def test_what_cannot_run_says_why(folder, tmp_path, changes, kind, message):
     np.savez(folder / "own.npz", key=np.array(["a"]), features=np.zeros((1, 3)))
     with pytest.raises(kind, match=message):
         fuse(tiny(folder, **changes), tmp_path / "run")
+
+
+def test_tables_of_several_data_sets_are_joined(folder, run, tmp_path):
+    """Both halves are trained on, as one; votes and places stay with their faces."""
+    table = FeatureTable.open(folder / "run" / "features" / "main")
+    both = joined([table, table])
+    assert both.index["key"].tolist() == [
+        f"{number}/{key}" for number in (0, 1) for key in table.index["key"]
+    ]
+    np.testing.assert_array_equal(both.features[len(table) :], table.features)
+    named = ",".join(f"{v}={folder}/run/features/{v}" for v in ("main", "main", "aux", "aux"))
+    config = tiny(folder, named, data="", epochs=1)
+    state, path = fuse(config, tmp_path / "run")
+    assert load_bundle(path).kind == "two_view"
+    assert int(state.step) == pytest.approx(2 * len(losses(folder / "run")) / 3, abs=1)
+    other = FeatureTable.open(folder / "run" / "features" / "aux")
+    with pytest.raises(FerJaxError, match="is of another bundle"):
+        joined([table, other])
+
+
+def test_a_linear_probe_of_another_view_is_a_classifier(folder, tmp_path):
+    """Its bundle cuts the view that the table was made of, and answers as the head on the table."""
+    out = tmp_path / "table"
+    command = ["extract", "--bundle", f"{folder}/main", "--data", f"{folder}/data"]
+    assert main([*command, "--out", str(out), "--view", "mouth"]) == 0
+    config = tiny(folder, f"main={out}", data="", model__variant="main_only")
+    _, path = fuse(config, tmp_path / "run")
+    recognizer = fer_jax.load(path)
+    assert recognizer.bundle.kind == "classifier"
+    assert recognizer.bundle.views["main"].view == "mouth"
+    head = recognizer.bundle.models["main"][1]["head"]
+    expected = FeatureTable.open(out).features[:12] @ head["kernel"] + head["bias"]
+    data = FaceData.open(folder / "data")
+    faces = np.stack([decode_image(data.records.image(i)) for i in range(12)])
+    # As of two views: 3e-6 was seen there.
+    np.testing.assert_allclose(recognizer.logits(faces), expected, atol=3e-5)
+    assert main([*command, "--out", str(out), "--view", "nose", "--overwrite"]) == 2
+
+
+def test_a_run_is_not_gone_on_with_on_features_of_other_weights(folder, tmp_path):
+    write_tiny_bundle(tmp_path / "aux", "affwild2_expr", view="eyes_mouth", seed=1)
+    sources = f"main={folder}/main,aux={tmp_path}/aux"
+    fuse(tiny(folder, sources, epochs=1), tmp_path / "run")
+    shutil.rmtree(tmp_path / "aux")
+    write_tiny_bundle(tmp_path / "aux", "affwild2_expr", view="eyes_mouth", seed=2)
+    with pytest.raises(UsageError, match="holds other faces, labels or features than"):
+        fuse(tiny(folder, sources, epochs=1), tmp_path / "run")

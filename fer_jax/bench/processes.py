@@ -32,16 +32,21 @@ class Run:
     resident: int | None
 
 
-def run(argv: Sequence[str]) -> Run:
-    """Runs a command to its end, its output thrown away.
+def run(argv: Sequence[str], log: Path | None = None) -> Run:
+    """Runs a command to its end.
+
+    Args:
+        argv: the program and its arguments.
+        log: gets all that it prints; None throws it away.
 
     Raises:
         FerJaxError: it failed; its last line is quoted.
     """
     peaks: dict[str, int] = {}
-    with tempfile.TemporaryFile() as errors:
+    with log.open("w+b") if log else tempfile.TemporaryFile() as errors:
+        stdout = errors if log else subprocess.DEVNULL
         begin = time.monotonic()
-        with subprocess.Popen(argv, stdout=subprocess.DEVNULL, stderr=errors) as process:
+        with subprocess.Popen(argv, stdout=stdout, stderr=errors) as process:
             try:
                 while True:
                     _look(process.pid, peaks)

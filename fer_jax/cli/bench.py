@@ -35,6 +35,11 @@ same with torch.nn.MultiheadAttention(1, 1) where torch is installed, in turn. B
 temporary memory at a batch of 1024, by the compiler's own account (with the matrix of scores it
 would be gigabytes), and 0.9 of torch's time. The exit code is 0 where one is missed, too.
 """
+_BUNDLE = """\
+Measures what a bundle costs to run on this machine: parameters, floating-point operations of a
+face (a multiply-add is two), milliseconds of a face in float32, temporary memory of a batch. No
+bound is judged.
+"""
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -92,6 +97,18 @@ def _parser() -> argparse.ArgumentParser:
     add("--batch", type=int, default=1024, metavar="N", help="faces (%(default)s)")
     add("--repeats", type=int, default=7, metavar="N", help="runs of each case (%(default)s)")
     add("--json", action="store_true", help="for programs")
+    bundle = kinds.add_parser(
+        "bundle",
+        help="what a bundle costs to run: parameters, operations, time, memory",
+        description=_BUNDLE,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = bundle.add_argument
+    add("bundle", metavar="BUNDLE", help="its folder")
+    add("--batch", type=int, metavar="N", help="faces at once (8 on a CPU, else 64)")
+    add("--repeats", type=int, default=7, metavar="N", help="runs (%(default)s)")
+    add("--json", action="store_true", help="for programs")
+    add("--out", metavar="FILE", help="write what --json prints to a file, too")
     return parser
 
 
@@ -105,8 +122,14 @@ def main(argv: Sequence[str]) -> int:
         "input": _input,
         "smoothing": _smoothing,
         "fusion": _fusion,
+        "bundle": _bundle,
     }
     found, lines = measure[options.what](options)
+    if getattr(options, "out", None):
+        from fer_jax.atomic import atomic_file
+
+        with atomic_file(options.out) as partial:
+            partial.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
     print(json.dumps(found, indent=2) if options.json else "\n".join(lines))
     return 0
 
@@ -125,7 +148,6 @@ def _input(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
             raise UsageError(f"--{name} {value} must be at least {least}")
     if min(options.workers) < 0:
         raise UsageError(f"--workers {min(options.workers)} must be at least 0")
-    from fer_jax.atomic import atomic_file
     from fer_jax.bench.input import bench_input, table
 
     found = bench_input(
@@ -136,9 +158,6 @@ def _input(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
         workers=sorted(set(options.workers)),
         minutes=options.minutes,
     )
-    if options.out:
-        with atomic_file(options.out) as partial:
-            partial.write_text(json.dumps(found, indent=2) + "\n")
     return found, table(found)
 
 
@@ -155,4 +174,13 @@ def _fusion(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
     from fer_jax.bench.fusion import bench_fusion, table
 
     found = bench_fusion(batch=options.batch, repeats=options.repeats)
+    return found, table(found)
+
+
+def _bundle(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    if options.batch is not None and options.batch < 1:
+        raise UsageError(f"--batch {options.batch} must be at least 1")
+    from fer_jax.bench.bundle import bench_bundle, table
+
+    found = bench_bundle(options.bundle, batch=options.batch, repeats=options.repeats)
     return found, table(found)

@@ -24,6 +24,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--data", metavar="DATA", required=True, help="data set, made by `fer-jax prepare`")
     add("--out", metavar="DIR", required=True, help="folder of the table")
     add("--model", default="main", help="which of the bundle's encoders (%(default)s)")
+    add("--view", default="", help="cut this from the faces, not what the encoder was trained on")
     add("--patches", action="store_true", help="maps of patches instead of pooled features")
     add("--dtype", default="float32", help="of the table: float32 or float16 (%(default)s)")
     add("--compute", default="float32", help="float32 or bfloat16 (%(default)s)")
@@ -42,6 +43,7 @@ def main(argv: Sequence[str]) -> int:
         options.data,
         options.out,
         model=options.model,
+        view=options.view,
         patches=options.patches,
         dtype=options.dtype,
         compute=options.compute,

@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -103,6 +103,57 @@ class FeatureTable:
                 f"such as {keys[missing][0]}; extract them of the same data set"
             )
         return order[place]
+
+
+def joined(tables: Sequence[FeatureTable]) -> FeatureTable:
+    """Tables of several data sets as one, read into memory; one table is itself.
+
+    Args:
+        tables: made by the same encoder. Keys, videos and subjects get the number of their table
+            before them (`0/`, `1/`, ...), as data sets may use the same ones.
+
+    Returns:
+        All rows, table after table.
+
+    Raises:
+        FerJaxError: the encoders, the kinds of features or the label spaces differ.
+    """
+    first = tables[0]
+    if len(tables) == 1:
+        return first
+    for table in tables[1:]:
+        for what in ("bundle", "view", "kind", "compute"):
+            if table.about.get(what) != first.about.get(what):
+                raise FerJaxError(
+                    f"{table.path}: is of another {what} than {first.path}; extract both by the "
+                    "same bundle with the same options"
+                )
+        if table.label_space != first.label_space or table.index.keys() != first.index.keys():
+            raise FerJaxError(
+                f"{table.path}: has other labels than {first.path}; prepare both data sets with "
+                "one --labels"
+            )
+        if table.features.shape[1:] != first.features.shape[1:]:
+            raise FerJaxError(
+                f"{table.path}: its features are {table.features.shape[1:]}, those of {first.path} "
+                f"{first.features.shape[1:]}; extract both by the same bundle"
+            )
+    index = {name: np.concatenate([table.index[name] for table in tables]) for name in first.index}
+    number = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
+    for name in {"key", "video", "subject"} & index.keys():
+        named = np.char.add(np.char.add(number.astype(np.str_), "/"), index[name])
+        index[name] = np.where(index[name] == "", "", named)
+    votes = None
+    if any(table.votes is not None for table in tables):
+        none = np.zeros((1, len(first.label_space)), np.float32)
+        votes = np.concatenate(
+            [none.repeat(len(t), axis=0) if t.votes is None else t.votes for t in tables]
+        )
+    about = first.about | {"data": [table.about.get("data") for table in tables]}
+    templates = {table.template for table in tables}
+    about["template"] = first.template if len(templates) == 1 else "mixed"
+    features = np.concatenate([table.features for table in tables])
+    return FeatureTable(first.path, features, index, votes, first.label_space, about)
 
 
 def fingerprint(index: dict[str, np.ndarray]) -> str:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from fer_jax.atomic import atomic_file
-from fer_jax.errors import FerJaxError
+from fer_jax.errors import FerJaxError, UsageError
 
 _FILE = "stages.json"
 
@@ -41,6 +41,14 @@ class Stage:
     made: tuple[Path, ...] = ()
 
 
+class StageError(FerJaxError):
+    """A stage failed; `stage` is its name."""
+
+    def __init__(self, stage: str, error: FerJaxError):
+        super().__init__(str(error))
+        self.stage = stage
+
+
 def run_stages(
     workdir: Path, stages: Sequence[Stage], say: Callable[[str], None] = lambda line: None
 ) -> Results:
@@ -55,7 +63,9 @@ def run_stages(
         The result of each stage by name.
 
     Raises:
-        FerJaxError: `stages.json` cannot be read, or a stage fails; those before it stay done.
+        FerJaxError: `stages.json` cannot be read.
+        UsageError: a stage was asked for what cannot be.
+        StageError: a stage fails otherwise; those before it stay done.
     """
     workdir.mkdir(parents=True, exist_ok=True)
     done = _read(workdir / _FILE)
@@ -70,7 +80,12 @@ def run_stages(
             continue
         say(title)
         started = time.monotonic()
-        found = json.loads(json.dumps(stage.run(results)))
+        try:
+            found = json.loads(json.dumps(stage.run(results)))
+        except UsageError:
+            raise
+        except FerJaxError as error:
+            raise StageError(stage.name, error) from error
         results[stage.name] = found
         seconds = round(time.monotonic() - started, 1)
         done[stage.name] = {"given": given, "result": found, "seconds": seconds}

@@ -21,6 +21,7 @@ from fer_jax.evaluate.frame_scores import Smoothing
 from fer_jax.evaluate.frames import read_frame_probabilities, read_labels, timeline
 from fer_jax.evaluate.window_picture import draw_search
 from fer_jax.evaluate.window_search import (
+    Filter,
     filters,
     search_document,
     search_text,
@@ -137,9 +138,7 @@ def _search(config: SmoothingConfig, scored: dict[str, str], workdir: Path) -> d
     predictions = workdir / "frames" / PREDICTIONS_FILE
     labels = read_labels(scored["data"], scored["split"])
     joined = timeline(read_frame_probabilities([predictions]), labels)
-    kernels = [name.strip() for name in config.kernels.split(",")]
-    windows = _numbers(config.windows)
-    found = search_windows(joined, filters(kernels, windows), fill=config.fill, folds=config.folds)
+    found = search_windows(joined, tried_filters(config), fill=config.fill, folds=config.folds)
     document = search_document(found, joined, config.fill)
     with atomic_directory(workdir / "window", marker=_SEARCH, overwrite=True) as folder:
         draw_search(folder / "curve.png", document)
@@ -148,13 +147,20 @@ def _search(config: SmoothingConfig, scored: dict[str, str], workdir: Path) -> d
     return {name: document[name] for name in ("smoothing", "left_out", "without", "gain")}
 
 
-def _numbers(text: str) -> list[int]:
+def tried_filters(config: SmoothingConfig) -> list[Filter]:
+    """The filters of a search, the first of them none at all.
+
+    Raises:
+        UsageError: the windows are no numbers.
+    """
     try:
-        return [int(part) for part in text.split(",")]
+        windows = [int(part) for part in config.windows.split(",")]
     except ValueError:
         raise UsageError(
-            f"config.smoothing.windows={text!r}: must be numbers of frames, such as 5,51,101"
+            f"config.smoothing.windows={config.windows!r}: must be numbers of frames, such as "
+            "5,51,101"
         ) from None
+    return filters([name.strip() for name in config.kernels.split(",")], windows)
 
 
 def _release(workdir: Path, results: Results) -> None:

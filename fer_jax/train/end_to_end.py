@@ -92,11 +92,11 @@ def train_end_to_end(config: FuseConfig, workdir: Path, mesh: Mesh) -> tuple[Tra
 
 def _bundles(config: FuseConfig) -> dict[str, Bundle]:
     paths = parse(config.sources)
-    if tuple(paths) != VIEWS:
+    if tuple(paths) != VIEWS or any(len(found) > 1 for found in paths.values()):
         raise UsageError(
             f"config.sources={config.sources}: end to end the sources are main=BUNDLE,aux=BUNDLE"
         )
-    return {name: load_bundle(path) for name, path in paths.items()}
+    return {name: load_bundle(path) for name, (path,) in paths.items()}
 
 
 def _start(config: FuseConfig, name: str, bundle: Bundle, rows: Rows) -> Start:
@@ -111,7 +111,7 @@ def _start(config: FuseConfig, name: str, bundle: Bundle, rows: Rows) -> Start:
         model, view = bundle.models[own], bundle.views[own]
         bundle = Bundle(kind="encoder", models={"main": model}, views={"main": view})
     like = TrainConfig(
-        backbone=str(parse(config.sources)[name]),
+        backbone=str(parse(config.sources)[name][0]),
         view=bundle.views["main"].view,
         resize=config.resize,
         seed=config.seed,
@@ -129,7 +129,7 @@ def _fusion(
 ) -> tuple[Params, str]:
     """The fusion of a bundle of two views that is both sources; else a fresh one."""
     bundle = bundles["main"]
-    if bundle.kind == "two_view" and len(set(parse(config.sources).values())) == 1:
+    if bundle.kind == "two_view" and len({path for (path,) in parse(config.sources).values()}) == 1:
         old, params = bundle.models["fusion"]
         same = dataclasses.replace(old, dropout=model.dropout, param_dtype=model.param_dtype)
         if same == model and bundle.labels == rows.labels:

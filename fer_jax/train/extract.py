@@ -23,6 +23,7 @@ from fer_jax.errors import FerJaxError, UsageError
 from fer_jax.models import vit
 from fer_jax.models.vit import Params, ViTConfig
 from fer_jax.ops.normalize import normalize
+from fer_jax.ops.views import VIEWS
 from fer_jax.train import sharding
 from fer_jax.train.config import MeshConfig
 
@@ -35,6 +36,7 @@ def extract(
     out: str | os.PathLike[str],
     *,
     model: str = "main",
+    view: str = "",
     patches: bool = False,
     dtype: str = "float32",
     compute: str = "float32",
@@ -51,6 +53,7 @@ def extract(
         data: folder of a data set.
         out: folder of the table.
         model: which of the bundle's encoders.
+        view: what is cut from the faces, one of `ops.views.VIEWS`; empty takes the encoder's own.
         patches: keep the map of patches `[h, w, width]` instead of the pooled feature; a face then
             takes as much space as there are patches.
         dtype: of the table: `float32` | `float16`.
@@ -69,9 +72,10 @@ def extract(
     for name, value, known in (
         ("dtype", dtype, features.DTYPES),
         ("compute", compute, ("float32", "bfloat16")),
+        ("view", view, ("", *VIEWS)),
     ):
         if value not in known:
-            raise UsageError(f"{name}={value!r} must be one of {', '.join(known)}")
+            raise UsageError(f"{name}={value!r} must be one of {', '.join(filter(None, known))}")
     out = Path(out)
     features.check_place(out, overwrite=overwrite)
     mesh = sharding.make_mesh(MeshConfig())
@@ -79,12 +83,13 @@ def extract(
     if batch_size < 1 or batch_size % mesh.size:
         raise UsageError(f"batch_size={batch_size} must be a multiple of the {mesh.size} devices")
     loaded = encoder_bundle(load_bundle(bundle))
-    config, params, view = _encoder(bundle, loaded, model)
+    config, params, prepared = _encoder(bundle, loaded, model)
+    prepared = dataclasses.replace(prepared, view=view or prepared.view)
     faces = FaceData.open(data)
     grid = (config.grid, config.grid) if patches else ()
     about = {
         "bundle": {"path": str(bundle), "sha256": bundle_hash(bundle), "model": model},
-        "view": view.view,
+        "view": prepared.view,
         "template": faces.template,
         "data": {"path": str(data), "fingerprint": features.fingerprint(faces.index)},
         "kind": "patches" if patches else "pooled",
@@ -94,14 +99,14 @@ def extract(
     writer = FeatureWriter(out, (len(faces), *grid, config.width), dtype, about)
     rows = np.arange(writer.done, len(faces))
     # Computed as where batches began anew: a face's batch does not change its feature.
-    run = _program(config, view, patches, compute, mesh)
+    run = _program(config, prepared, patches, compute, mesh)
     params = jax.device_put(params, sharding.replicated(mesh))
     saved = time.monotonic()
     bar = tqdm(
         total=len(faces), initial=writer.done, unit="face", disable=None if progress else True
     )
     with features.saving(writer), bar:
-        for batch in _batches(faces, rows, view, batch_size) if len(rows) else ():
+        for batch in _batches(faces, rows, prepared, batch_size) if len(rows) else ():
             images = sharding.to_global({"main": batch["main"]}, mesh)["main"]
             found = np.asarray(run(params, images))[batch["mask"]]
             if not np.isfinite(found).all():

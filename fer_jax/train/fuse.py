@@ -5,6 +5,7 @@ Source: the ABAW6 entry's second step (Adam 1e-5, one epoch, batches of 1024, pl
 
 import dataclasses
 import functools
+import hashlib
 import itertools
 from collections.abc import Iterator
 from pathlib import Path
@@ -43,7 +44,8 @@ def fuse(config: FuseConfig, workdir: str | Path) -> tuple[TrainState, Path]:
         config: the run.
         workdir: gets features/ (of sources that are bundles), config.json, log.jsonl,
             tensorboard/, checkpoints/ and, at the end, bundle/: of the kind `two_view` where the
-            sources are `main` and `aux` and their bundles are there, else of the kind `fusion`.
+            sources are `main` and `aux` and their bundles are there; `classifier` where `main` is
+            alone, with the variant `main_only`: a linear probe; else `fusion`.
 
     Returns:
         The last state, and the path of the bundle made of the best checkpoint.
@@ -90,10 +92,18 @@ def fuse(config: FuseConfig, workdir: str | Path) -> tuple[TrainState, Path]:
         task,
         state,
         mesh,
-        fingerprint=rows.fingerprint(),
+        fingerprint=_fingerprint(rows, sources),
         introduction=introduction,
         bundle=functools.partial(_bundle, config, model, sources, rows),
     )
+
+
+def _fingerprint(rows: Rows, sources: list[Source]) -> str:
+    """Of the faces, and of what made their features."""
+    made = [
+        source.table.about.get("bundle", source.table.about).get("sha256") for source in sources
+    ]
+    return hashlib.sha256(f"{rows.fingerprint()} {made}".encode()).hexdigest()
 
 
 def _described(sources: list[Source]) -> str:
@@ -162,11 +172,30 @@ def _bundle(
         "provenance": provenance,
         "scores": {f"selection_{METRIC}": score} if rows.selection else {},
     }
-    if tuple(source.name for source in sources) != VIEWS or set(made) != set(VIEWS):
+    names = tuple(source.name for source in sources)
+    if names == VIEWS[:1] and made and config.model.variant == "main_only":
+        return _linear_probe(sources[0], params, license=config.license, **common)
+    if names != VIEWS or set(made) != set(VIEWS):
         fused = (dataclasses.replace(model, dropout=0.0), params)
         license = config.license or "not stated"
         return Bundle(kind="fusion", models={"fusion": fused}, views={}, license=license, **common)
     return two_view_bundle(made, model, params, license=config.license, **common)
+
+
+def _linear_probe(source: Source, params: Params, *, license: str, **fields) -> Bundle:
+    """The encoder of the one source with the head that was trained on its features."""
+    bundle = encoder_bundle(load_bundle(source.bundle, verify=False))
+    config, encoder = bundle.models[source.model]
+    view = dataclasses.replace(bundle.views[source.model], view=source.view)
+    head = params["head"]
+    config = dataclasses.replace(config, num_classes=head["bias"].shape[0], head_dropout=0.0)
+    return Bundle(
+        kind="classifier",
+        models={"main": (config, encoder | {"head": head})},
+        views={"main": view},
+        license=license or bundle.license,
+        **fields,
+    )
 
 
 def two_view_bundle(
@@ -187,7 +216,9 @@ def two_view_bundle(
         config, encoder = bundle.models[sources[name].model]
         kept = {part: leaf for part, leaf in encoder.items() if part != "head"}
         models[name] = (dataclasses.replace(config, num_classes=0), kept)
-        views[name] = bundle.views[sources[name].model]
+        views[name] = dataclasses.replace(
+            bundle.views[sources[name].model], view=sources[name].view
+        )
         if bundle.license not in licenses:
             licenses.append(bundle.license)
     models["fusion"] = (dataclasses.replace(model, dropout=0.0), params)

@@ -79,9 +79,9 @@ class FuseConfig:
     Attributes:
         sources: what is fused, the main one first: `main=PATH,aux=PATH`, any number. A path is a
             bundle (its features of `data` are extracted into the workdir), a table of
-            `fer-jax extract`, or an .npz with `key` and `features`.
-        data: prepared data set; needed where a source is a bundle. End to end several are taken,
-            separated by commas.
+            `fer-jax extract`, or an .npz with `key` and `features`. Tables of several data sets
+            are named one after the other: `main=A,main=B,aux=C,aux=D`.
+        data: prepared data sets, separated by commas; needed where a source is a bundle.
         end_to_end: train both encoders with the fusion, on images. The sources are then bundles
             `main` and `aux`; one of two views may be both, and its fusion is gone on with.
         model: the fusion.

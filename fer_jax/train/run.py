@@ -59,8 +59,8 @@ def run(
             state, progress = checkpoints.restore(state)
             if progress["rows"] != fingerprint:
                 raise UsageError(
-                    f"config.data={config.data}: holds other faces or labels than when the run "
-                    "began; name another --workdir"
+                    f"config.data={config.data}: holds other faces, labels or features than when "
+                    "the run began; name another --workdir"
                 )
         total = task.epochs * task.steps_per_epoch
         with RunLog(workdir, int(state.step), total) as log:

@@ -7,9 +7,8 @@ import numpy as np
 from jaxtyping import Int64
 
 from fer_jax.bundle import read_document
-from fer_jax.bundle_schema import View
 from fer_jax.data.dataset import FaceData
-from fer_jax.data.features import FeatureTable, fingerprint
+from fer_jax.data.features import FeatureTable, fingerprint, joined
 from fer_jax.errors import FerJaxError, UsageError
 from fer_jax.train.extract import bundle_hash, extract
 from fer_jax.train.fuse_config import FuseConfig
@@ -25,6 +24,7 @@ class Source:
         rows: its row of each face of the first source.
         bundle: the bundle that makes such features, if it is still there.
         model: which of its encoders.
+        view: what was cut from the faces; empty where there is no bundle.
     """
 
     name: str
@@ -32,23 +32,24 @@ class Source:
     rows: Int64[np.ndarray, "n"]
     bundle: Path | None
     model: str
+    view: str
 
 
-def parse(text: str) -> dict[str, Path]:
-    """`main=PATH,aux=PATH` by name, in order.
+def parse(text: str) -> dict[str, list[Path]]:
+    """`main=PATH,aux=PATH` by name, in order; a name may stand there for several paths.
 
     Raises:
-        UsageError: it cannot be read, or names a source twice.
+        UsageError: it cannot be read.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, list[Path]] = {}
     for part in filter(None, map(str.strip, text.split(","))):
         name, _, path = (word.strip() for word in part.partition("="))
-        if not name.isidentifier() or not path or name in found or name in ("label", "mask"):
+        if not name.isidentifier() or not path or name in ("label", "mask"):
             raise UsageError(
                 f"config.sources={text!r}: {part!r} is not one name=path; "
                 "write them as in main=run/main/bundle,aux=run/aux/bundle"
             )
-        found[name] = Path(path)
+        found.setdefault(name, []).append(Path(path))
     if not found:
         raise UsageError("config.sources is empty; write main=PATH,aux=PATH")
     return found
@@ -71,11 +72,9 @@ def open_sources(config: FuseConfig, workdir: Path, *, patches: bool) -> list[So
             one knows no labels.
     """
     found: list[Source] = []
-    for name, path in parse(config.sources).items():
-        if (path / "bundle.json").is_file():
-            table = _of_bundle(config, name, path, workdir / "features" / name, patches)
-        else:
-            table = FeatureTable.open(path)
+    for name, paths in parse(config.sources).items():
+        path = paths[0]
+        table = joined(_tables(config, name, paths, workdir / "features", patches))
         if (table.features.ndim == 4) != patches:
             have, want = ("maps", "pooled features") if not patches else ("pooled features", "maps")
             raise FerJaxError(
@@ -93,43 +92,48 @@ def open_sources(config: FuseConfig, workdir: Path, *, patches: bool) -> list[So
     return found
 
 
-def view_of(source: Source) -> View | None:
-    """How faces are prepared for the encoder that made a source, if it is still there."""
-    if source.bundle is None:
-        return None
-    _, fields, _ = read_document(source.bundle)
-    return fields["views"][source.model]
+def _tables(
+    config: FuseConfig, name: str, paths: list[Path], folder: Path, patches: bool
+) -> list[FeatureTable]:
+    """The tables of one source; a bundle makes one of each data set."""
+    if not (paths[0] / "bundle.json").is_file():
+        return [FeatureTable.open(path) for path in paths]
+    sets = [part.strip() for part in config.data.split(",") if part.strip()]
+    if not sets or len(paths) > 1:
+        raise UsageError(
+            f"config.sources: {paths[0]} is a bundle, so config.data must be named"
+            if not sets
+            else f"config.sources: {name} is a bundle and something else; name one bundle, or "
+            "tables of several data sets"
+        )
+    outs = [folder / (f"{name}-{number}" if number else name) for number in range(len(sets))]
+    return [
+        _of_bundle(name, paths[0], data, out, patches) for data, out in zip(sets, outs, strict=True)
+    ]
 
 
-def _of_bundle(
-    config: FuseConfig, name: str, bundle: Path, out: Path, patches: bool
-) -> FeatureTable:
+def _of_bundle(name: str, bundle: Path, data: str, out: Path, patches: bool) -> FeatureTable:
     """The table of a bundle, made unless it is there already."""
-    if not config.data:
-        raise UsageError(f"config.sources: {bundle} is a bundle, so config.data must be named")
     configs, _, _ = read_document(bundle)
     model = name if name in configs else "main"
     if out.exists():
         about = FeatureTable.open(out).about
-        data = FaceData.open(config.data)
         if (
             about["bundle"]["sha256"] == bundle_hash(bundle)
             and about["bundle"]["model"] == model
-            and about["data"]["fingerprint"] == fingerprint(data.index)
+            and about["data"]["fingerprint"] == fingerprint(FaceData.open(data).index)
             and about["kind"] == ("patches" if patches else "pooled")
         ):
             return FeatureTable.open(out)
     out.parent.mkdir(parents=True, exist_ok=True)
-    return extract(
-        bundle, config.data, out, model=model, patches=patches, overwrite=True, progress=True
-    )
+    return extract(bundle, data, out, model=model, patches=patches, overwrite=True, progress=True)
 
 
-def _maker(table: FeatureTable) -> tuple[Path | None, str]:
-    """The bundle that made a table, and which of its models, where that is still so."""
+def _maker(table: FeatureTable) -> tuple[Path | None, str, str]:
+    """The bundle that made a table, which of its models, of which view; where that is still so."""
     about = table.about.get("bundle")
     if about is None:
-        return None, ""
+        return None, "", ""
     path = Path(about["path"])
     same = (path / "bundle.json").is_file() and bundle_hash(path) == about["sha256"]
-    return (path if same else None), about["model"]
+    return (path if same else None), about["model"], table.about["view"]
