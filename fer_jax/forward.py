@@ -80,16 +80,33 @@ def _two_views(
     params: Mapping[str, Params],
     inputs: Mapping[str, Float[Array | np.ndarray, "b size size 3"]],
 ) -> Outputs:
-    """Both encoders, and the fusion of their pooled features or, for `token`, patch maps."""
+    """Both encoders, and the fusion of their features."""
+    pooled, given = two_view_features(configs, params, inputs)
+    logits, features = _fused(configs["fusion"], params, given)
+    return logits, pooled | features
+
+
+def two_view_features(
+    configs: Mapping[str, ModelConfig],
+    params: Mapping[str, Params],
+    inputs: Mapping[str, Float[Array | np.ndarray, "b size size 3"]],
+) -> tuple[dict[str, Float[Array, "b _"]], dict[str, Float[Array, "b *_ width"]]]:
+    """What the encoders of a bundle of two views make of its images; pure.
+
+    Args:
+        configs: of `main`, `aux` and `fusion`.
+        params: of the bundle.
+        inputs: normalised images of `main` and `aux`.
+
+    Returns:
+        Pooled features by view; and what the fusion takes: those, or for `token` the patch maps.
+    """
     pooled, maps = {}, {}
     for name in ("main", "aux"):
         config = configs[name]
         _, found = vit.apply(vit.build(config), params[name], inputs[name])
         pooled[name], maps[name] = found["pooled"], vit.patch_map(config, found)
-    config = configs["fusion"]
-    given = maps if isinstance(config, TokenFusionConfig) else pooled
-    logits, features = _fused(config, params, given)
-    return logits, pooled | features
+    return pooled, maps if isinstance(configs["fusion"], TokenFusionConfig) else pooled
 
 
 def forward(bundle: Bundle, faces: Shaped[Array | np.ndarray, "b h w 3"]) -> Outputs:

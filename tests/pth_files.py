@@ -132,21 +132,31 @@ def state_dict(arrays: Mapping[str, np.ndarray]) -> tuple[dict[str, Call], dict[
     return value, storages
 
 
-def mae_face_shapes() -> Iterator[tuple[str, tuple[int, ...]]]:
-    """Names and shapes of mae_face_pretrain_vit_base.pth: 254 tensors, 111,907,840 values."""
-    yield "cls_token", (1, 1, 768)
-    yield "pos_embed", (1, 197, 768)
-    yield "mask_token", (1, 1, 512)
-    yield "decoder_pos_embed", (1, 197, 512)
-    yield from _affine("patch_embed.proj", (768, 3, 16, 16))
-    for i in range(12):
-        yield from _block(f"blocks.{i}", 768)
-    yield from _affine("norm", (768,))
-    yield from _affine("decoder_embed", (512, 768))
-    for i in range(8):
-        yield from _block(f"decoder_blocks.{i}", 512)
-    yield from _affine("decoder_norm", (512,))
-    yield from _affine("decoder_pred", (768, 512))
+def mae_face_shapes(
+    *,
+    width: int = 768,
+    depth: int = 12,
+    patches: int = 196,
+    decoder_width: int = 512,
+    decoder_depth: int = 8,
+) -> Iterator[tuple[str, tuple[int, ...]]]:
+    """Names and shapes of mae_face_pretrain_vit_base.pth: 254 tensors, 111,907,840 values.
+
+    With other numbers, those of a smaller file of the same kind.
+    """
+    yield "cls_token", (1, 1, width)
+    yield "pos_embed", (1, 1 + patches, width)
+    yield "mask_token", (1, 1, decoder_width)
+    yield "decoder_pos_embed", (1, 1 + patches, decoder_width)
+    yield from _affine("patch_embed.proj", (width, 3, 16, 16))
+    for i in range(depth):
+        yield from _block(f"blocks.{i}", width)
+    yield from _affine("norm", (width,))
+    yield from _affine("decoder_embed", (decoder_width, width))
+    for i in range(decoder_depth):
+        yield from _block(f"decoder_blocks.{i}", decoder_width)
+    yield from _affine("decoder_norm", (decoder_width,))
+    yield from _affine("decoder_pred", (768, decoder_width))
 
 
 def _affine(name: str, shape: tuple[int, ...]) -> Iterable[tuple[str, tuple[int, ...]]]:

@@ -40,7 +40,7 @@ def run(argv: Sequence[str], log: Path | None = None) -> Run:
         log: gets all that it prints; None throws it away.
 
     Raises:
-        FerJaxError: it failed; its last line is quoted.
+        FerJaxError: it failed; its last line is quoted, and the log named.
     """
     peaks: dict[str, int] = {}
     with log.open("w+b") if log else tempfile.TemporaryFile() as errors:
@@ -62,7 +62,8 @@ def run(argv: Sequence[str], log: Path | None = None) -> Run:
         if code:
             errors.seek(0)
             said = errors.read().decode(errors="replace").strip().splitlines()
-            raise FerJaxError(f"{argv[0]}: exit code {code}: {said[-1] if said else 'no message'}")
+            last = said[-1] if said else "no message"
+            raise FerJaxError(f"{log or argv[0]}: exit code {code}: {last}")
     return Run(seconds, peaks.get("RssAnon"), peaks.get("VmHWM"))
 
 

@@ -59,6 +59,17 @@ def _parser() -> argparse.ArgumentParser:
         metavar="KIND",
         help="fit temperature or vector on this split, and store it in the bundle",
     )
+    add(
+        "--attribution",
+        action="store_true",
+        help="say which view moved each frame (columns drop_<view> of predictions.csv)",
+    )
+    add(
+        "--cover",
+        metavar="REGIONS",
+        help="score faces with a region covered as well: eyes, nose, mouth, with commas between, "
+        "or + for several at a time",
+    )
     add("--batch-size", type=int, metavar="N", help="faces at once (8 on a CPU, else 64)")
     add("--overwrite", action="store_true", help="replace a report in DIR")
     return parser
@@ -79,12 +90,15 @@ def main(argv: Sequence[str]) -> int:
     from fer_jax.evaluate.frame_report import frame_report_text
     from fer_jax.evaluate.frame_scores import parse_smoothing
     from fer_jax.evaluate.report import report_text
+    from fer_jax.evaluate.robustness import parse_regions
 
     options = FrameOptions(
         smoothing=parse_smoothing(arguments.smooth) if arguments.smooth else None,
         fill=arguments.fill,
         calibrate=arguments.calibrate,
         bundle=arguments.bundle if arguments.calibrate else None,
+        attribution=arguments.attribution,
+        cover=parse_regions(arguments.cover) if arguments.cover else (),
     )
     common = {
         "options": options,
@@ -121,6 +135,9 @@ def _check(arguments: argparse.Namespace) -> None:
             raise UsageError(
                 "--data goes with --bundle; name the labels of predictions by --labels"
             )
+        for name in ("attribution", "cover"):
+            if getattr(arguments, name):
+                raise UsageError(f"--{name} needs the faces themselves; use --bundle and --data")
         if arguments.bundle and not arguments.calibrate:
             raise UsageError(
                 "--bundle beside --predictions only says where --calibrate stores; leave it out, "

@@ -19,7 +19,9 @@ COMMANDS = {
     "fuse": "train a fusion of the features of two views",
     "smooth": "predictions smoothed over time, or the best filter found",
     "evaluate": "score a bundle on a data set, or predictions of frames",
+    "ablate": "what each piece of the method is worth, as one grid",
     "predict": "name the expression in pictures",
+    "submit": "the official file of the challenge, from crops or predictions",
     "demo": "from drawn faces to predictions, in minutes",
     "bench": "time and memory on this machine, beside their bounds",
 }

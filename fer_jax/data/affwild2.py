@@ -46,6 +46,7 @@ __all__ = [
     "Layout",
     "LayoutFault",
     "Sample",
+    "find_crops",
     "find_layout",
     "frame_name",
     "list_frames",
@@ -138,6 +139,35 @@ def find_layout(root: str | os.PathLike[str]) -> Layout:
     return search.layout()
 
 
+def find_crops(folder: str | os.PathLike[str]) -> tuple[str, dict[str, Path]]:
+    """Finds the folders of frames in one folder of crops, and in its siblings of the same kind.
+
+    Args:
+        folder: such as `cropped_aligned`, beside which `cropped_aligned_new_50_vids` may lie.
+
+    Returns:
+        The kind, one of `CROP_KINDS` (`cropped_aligned` where the folder's name does not say); and
+        the folder of each video. Of a video that is in several, the named folder's counts.
+
+    Raises:
+        FerJaxError: there is no such folder.
+    """
+    folder = Path(os.path.abspath(folder))
+    if not folder.is_dir():
+        raise FerJaxError(
+            f"{folder}: is no folder; name the one of the crops, such as cropped_aligned"
+        )
+    match = _CROPS.fullmatch(_plain(folder.name))
+    kind = match[1] if match else CROP_KINDS[0]
+    search = _Search(folder.parent)
+    search.crop_folder(folder, kind)
+    for sibling in sorted(folder.parent.iterdir()) if match else ():
+        other = _CROPS.fullmatch(_plain(sibling.name))
+        if other and other[1] == kind and sibling.is_dir():
+            search.crop_folder(sibling, kind)
+    return kind, _sorted(search.crops.get(kind, {}))
+
+
 class _Search:
     """Collects the parts while walking; of what is found twice the first stays."""
 
@@ -164,7 +194,7 @@ class _Search:
         for path in folders:
             name = _plain(path.name)
             if match := _CROPS.fullmatch(name):
-                self._crop_folder(path, match[1])
+                self.crop_folder(path, match[1])
             elif not (_CHALLENGE.fullmatch(name) and self.challenge(path)) and depth < _DEEPEST:
                 self.walk(path, depth + 1)
 
@@ -185,7 +215,7 @@ class _Search:
                     self.twice[twice].append(path.stem)
         return bool(splits)
 
-    def _crop_folder(self, folder: Path, kind: str) -> None:
+    def crop_folder(self, folder: Path, kind: str) -> None:
         if self._was_here(folder):
             return
         known = self.crops.setdefault(kind, {})
@@ -195,9 +225,9 @@ class _Search:
         for path in folders:
             name = _plain(path.name)
             if match := _CROPS.fullmatch(name):
-                self._crop_folder(path, match[1])
+                self.crop_folder(path, match[1])
             elif _BATCH.fullmatch(name):
-                self._crop_folder(path, kind)
+                self.crop_folder(path, kind)
             elif path.name in known:
                 self.twice[kind, folder, known[path.name].parent].append(path.name)
             else:

@@ -15,7 +15,7 @@ from fer_jax.labels import label_space
 LABELS = label_space("affwild2_expr")
 
 _HEADER = ",".join(LABELS.classes)
-_SAMPLE_HEADER = ("image_location," + _HEADER).lower()
+SUBMISSION_HEADER = f"image_location,{_HEADER}"
 _LABEL_OF = {str(label).encode(): label for label in range(-1, len(LABELS))}
 _MOST_BYTES = 1 << 26  # a day of video at 30 frames a second takes 8 MB
 
@@ -61,10 +61,14 @@ class Sample:
     Attributes:
         videos: in the order of their first row.
         frames: for each video the frame numbers, in the order of its rows.
+        row_video: for each row the place of its video in `videos`.
+        row_frame: for each row its frame number.
     """
 
     videos: tuple[str, ...]
     frames: dict[str, Int32[np.ndarray, "n"]]
+    row_video: Int32[np.ndarray, "rows"]
+    row_frame: Int32[np.ndarray, "rows"]
 
 
 def frame_name(number: int) -> str:
@@ -201,22 +205,33 @@ def read_sample(path: str | os.PathLike[str]) -> Sample:
     lines = read_bytes(path).splitlines()
     if not lines or not is_sample_header(lines[0]):
         raise FerJaxError(
-            f"{path}: line 1 is not 'image_location,{_HEADER}'; pass the organisers' sample file"
+            f"{path}: line 1 is not '{SUBMISSION_HEADER}'; pass the organisers' sample file"
         )
-    frames: dict[str, list[int]] = {}
+    place: dict[str, int] = {}
+    videos, numbers = [], []
     for i, line in enumerate(lines[1:], 2):
         location = line.partition(b",")[0].strip().decode(errors="replace")
-        video, _, name = location.rpartition("/")
-        number = frame_number(name)
-        if number >= 0 and video:
-            frames.setdefault(video, []).append(number)
+        if picture := picture_of(location):
+            video, number = picture
+            videos.append(place.setdefault(video, len(place)))
+            numbers.append(number)
         elif line.strip():
             raise FerJaxError(
-                f"{path}: line {i}: {_quoted(location)} is not like <video>/00001.jpg; "
+                f"{path}: line {i}: {quoted(location)} is not like <video>/00001.jpg; "
                 "pass the organisers' sample file"
             )
-    arrays = {video: np.asarray(numbers, np.int32) for video, numbers in frames.items()}
-    return Sample(tuple(frames), arrays)
+    row_video, row_frame = np.asarray(videos, np.int32), np.asarray(numbers, np.int32)
+    order = np.argsort(row_video, kind="stable")
+    starts = np.flatnonzero(np.diff(row_video[order])) + 1
+    parts = np.split(row_frame[order], starts) if len(order) else []
+    return Sample(tuple(place), dict(zip(place, parts, strict=True)), row_video, row_frame)
+
+
+def picture_of(location: str) -> tuple[str, int] | None:
+    """Video and frame of `<video>/00001.jpg`, as a submission names its rows; None for others."""
+    video, _, name = location.rpartition("/")
+    number = frame_number(name)
+    return (video, number) if video and number >= 0 else None
 
 
 def frame_number(name: str) -> int:
@@ -239,7 +254,7 @@ def _line_faults(rows: list[bytes], labels: np.ndarray, first_line: int) -> list
         line, last = bad[start] + first_line, bad[i - 1] + first_line
         where = f"line {line}" if line == last else f"lines {line} to {last}"
         row = rows[bad[start]]
-        what = f"{_quoted(_shown(row))} is no class number (-1 to 7)" if row else "empty"
+        what = f"{quoted(_shown(row))} is no class number (-1 to 7)" if row else "empty"
         faults.append(f"{where}: {what}")
         start = i
     return faults
@@ -251,20 +266,21 @@ def _header_fault(header: str) -> str:
     if names == official:
         return ""
     if sorted(names) == sorted(official):
-        return f"the classes are in another order than {_HEADER}: {_quoted(header)}"
-    return f"the header is not {_HEADER} but {_quoted(header)}"
+        return f"the classes are in another order than {_HEADER}: {quoted(header)}"
+    return f"the header is not {_HEADER} but {quoted(header)}"
 
 
 def is_sample_header(line: bytes) -> bool:
     """Whether a line is the first one of a submission."""
-    return re.sub(r"\s", "", _shown(line)).lower().rstrip(",") == _SAMPLE_HEADER
+    return re.sub(r"\s", "", _shown(line)).lower().rstrip(",") == SUBMISSION_HEADER.lower()
 
 
 def _shown(line: bytes) -> str:
     return line.decode(errors="replace").removeprefix("\N{ZERO WIDTH NO-BREAK SPACE}").strip()
 
 
-def _quoted(text: str) -> str:
+def quoted(text: str) -> str:
+    """A text as messages show it: what is long is cut."""
     return repr(text if len(text) <= 60 else f"{text[:57]}...")
 
 

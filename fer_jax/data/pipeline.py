@@ -2,7 +2,7 @@
 
 import dataclasses
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import cv2
 import grain
@@ -160,6 +160,7 @@ class _EvaluationBatches:
     views: Mapping[str, _View]
     batch_size: int
     votes: bool
+    change: Callable[[np.ndarray], np.ndarray] | None
 
     def __len__(self) -> int:
         return -(-len(self.faces) // self.batch_size)
@@ -170,6 +171,7 @@ class _EvaluationBatches:
         images = {name: view.array(size, np.float32) for name, view in self.views.items()}
         for i, number in enumerate(numbers):
             face = self.faces.image(int(number))
+            face = face if self.change is None else self.change(face)
             for name, view in self.views.items():
                 images[name][i] = view_images_host(face, view.view, view.size, view.resize)
         batch = images | self.faces.columns(numbers, size)
@@ -287,6 +289,7 @@ def evaluation_batches(
     resize: str | Mapping[str, str],
     batch_size: int,
     votes: bool = False,
+    change: Callable[[np.ndarray], np.ndarray] | None = None,
 ) -> Iterator[Batch]:
     """Every row once, in order, prepared exactly as a bundle prepares faces up to normalisation.
 
@@ -297,6 +300,7 @@ def evaluation_batches(
         resize: kernel, a name of `ops.resize.KERNELS`; or of each view's.
         batch_size: of every batch; the last one is filled up with zeros.
         votes: hand over the votes too.
+        change: done to each aligned face (uint8) before its views are cut.
 
     Returns:
         Batches of the views (float32 [batch, size, size, 3] in [0, 255]), `label` (int32, -1 =
@@ -310,7 +314,7 @@ def evaluation_batches(
     if batch_size < 1:
         raise FerJaxError(f"batch_size={batch_size} must be positive")
     batches = _EvaluationBatches(
-        _Faces(sources), _views(views, image_size, resize), batch_size, votes
+        _Faces(sources), _views(views, image_size, resize), batch_size, votes, change
     )
     chain = grain.MapDataset.source(batches)
     return iter(chain.to_iter_dataset(_thread(_BUFFERED_EVALUATION)))

@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import datetime
+import functools
 import hashlib
 import json
 import os
@@ -10,16 +11,14 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
-from jaxtyping import Float32, Int
-from tqdm import tqdm
+from jaxtyping import Int
 
 from fer_jax import __version__
 from fer_jax.atomic import atomic_file
-from fer_jax.bundle import PARAMS_FILE, View
-from fer_jax.data.pipeline import FaceData, evaluation_batches, select
+from fer_jax.data.pipeline import FaceData, select
 from fer_jax.errors import FerJaxError, UsageError
+from fer_jax.evaluate.attribution import attribute, check_two_views
 from fer_jax.evaluate.calibrate import calibrate, store_calibration
 from fer_jax.evaluate.frame_evaluation import (
     METRICS_FILE,
@@ -35,9 +34,11 @@ from fer_jax.evaluate.frame_scores import score_fields
 from fer_jax.evaluate.intervals import LEVEL, RESAMPLES, bootstrap
 from fer_jax.evaluate.picture import draw_confusion
 from fer_jax.evaluate.report import number_of, report_text, title_of, where_of
+from fer_jax.evaluate.robustness import covered_images, covers
+from fer_jax.evaluate.running import logits_of
 from fer_jax.labels import LabelMap, LabelSpace, label_map
 from fer_jax.ops.metrics import confusion_matrix, scores
-from fer_jax.ops.normalize import normalize
+from fer_jax.predict.about import bundle_fields
 from fer_jax.predict.recognizer import Recognizer, load, softmax
 
 PICTURE_FILE = "confusion.png"
@@ -136,6 +137,8 @@ def evaluate_bundle(
     rows = select(data, split)
     recognizer = bundle if isinstance(bundle, Recognizer) else load(bundle, batch_size=batch_size)
     recognizer.require_labels()
+    if options.attribution:
+        check_two_views(recognizer)
     classes = shared_classes(recognizer.bundle.labels, data.label_space)
     if (data.index["video"][rows] != "").all():
         other = read_frame_probabilities(compare) if compare else None
@@ -143,9 +146,10 @@ def evaluate_bundle(
             recognizer, data, split, out_dir, options, other, ", ".join(map(str, compare)),
             progress, say,
         )  # fmt: skip
-    if options.smoothing or compare:
+    if options.smoothing or compare or options.attribution:
         raise UsageError(
-            f"{data.path}: its faces are no frames of videos; leave out --smooth and --compare"
+            f"{data.path}: its faces are no frames of videos; leave out --smooth, --compare and "
+            "--attribution"
         )
     notes = _notes(recognizer, data, rows, classes)
     for note in notes:
@@ -156,12 +160,21 @@ def evaluate_bundle(
             f"{data.path}: no face of split {split!r} is of a class that the bundle knows "
             f"({', '.join(classes.names)}); use other data"
         )
-    logits = logits_of(recognizer, data, scored, progress)[:, classes.outputs]
+    run = functools.partial(logits_of, recognizer, data, scored, progress)
+    changes = covers(data, options.cover)
+    logits = run()[:, classes.outputs]
     labels = classes.labels[data.index["label"][scored]]
     confusion = np.asarray(
         confusion_matrix(labels, logits.argmax(axis=1), len(classes.names)), np.int64
     )
     metrics = describe(confusion, recognizer, data, split, scored, classes, notes)
+    if changes:
+        others = {
+            region: run(change=change)[:, classes.outputs].argmax(axis=1)
+            for region, change in changes.items()
+        }
+        choice = logits.argmax(axis=1)
+        metrics["covered"] = covered_images(labels, choice, others, len(classes.names))
     if options.calibrate:
         found = calibrate(
             options.calibrate, softmax(logits), labels, np.arange(len(labels)), refers_to="frames"
@@ -172,42 +185,6 @@ def evaluate_bundle(
         metrics["fitted_calibration"] = found
     write_report(metrics, out_dir)
     return metrics
-
-
-def logits_of(
-    recognizer: Recognizer,
-    data: FaceData,
-    rows: Int[np.ndarray, "rows"],
-    progress: bool = False,
-) -> Float32[np.ndarray, "rows class"]:
-    """Runs the recognizer over rows of a data set.
-
-    Args:
-        recognizer: of a bundle with labels.
-        data: the data set.
-        rows: which of its faces.
-        progress: show a bar if there is a terminal.
-
-    Returns:
-        Logits, in the order of the rows.
-    """
-    views = recognizer.bundle.views
-    batches = evaluation_batches(
-        [(data, rows)],
-        views={name: view.view for name, view in views.items()},
-        image_size={name: view.image_size for name, view in views.items()},
-        resize={name: view.resize for name, view in views.items()},
-        batch_size=recognizer.batch_size,
-    )
-    parts = []
-    with tqdm(total=len(rows), unit="face", disable=None if progress else True) as bar:
-        for batch in batches:
-            inputs = {
-                name: normalize(batch[name], view.mean, view.std) for name, view in views.items()
-            }
-            parts.append(recognizer.logits_normalized(inputs)[batch["mask"]])
-            bar.update(len(parts[-1]))
-    return np.concatenate(parts)
 
 
 def _evaluate_videos(
@@ -223,15 +200,20 @@ def _evaluate_videos(
 ) -> dict[str, Any]:
     """Every face of the split, labelled or not, since smoothing makes use of all of them."""
     rows = select(data, split, labelled=False)
-    probabilities = softmax(logits_of(recognizer, data, rows, progress))
     video, frame = data.index["video"][rows], data.index["frame"][rows].astype(np.int64)
     order = np.lexsort((frame, video))
-    predictions = FrameProbabilities(
-        recognizer.classes, video.astype(object)[order], frame[order], probabilities[order]
-    )
-    predictions = dataclasses.replace(predictions, notes=tuple(_template_notes(recognizer, data)))
+    rows, video, frame = rows[order], video.astype(object)[order], frame[order]
+
+    def predict(change: Callable[[np.ndarray], np.ndarray] | None = None) -> FrameProbabilities:
+        probabilities = softmax(logits_of(recognizer, data, rows, progress, change))
+        return FrameProbabilities(recognizer.classes, video, frame, probabilities)
+
+    changes = covers(data, options.cover)
+    predictions = dataclasses.replace(predict(), notes=tuple(_template_notes(recognizer, data)))
+    covered = {region: predict(change) for region, change in changes.items()}
+    moved = attribute(recognizer, data, rows, progress) if options.attribution else None
     about = {
-        **_bundle_fields(recognizer),
+        **bundle_fields(recognizer),
         "data": {"path": str(data.path), "split": split, "template": data.template},
     }
     return evaluate_frames(
@@ -242,6 +224,8 @@ def _evaluate_videos(
         options=options,
         other=other,
         other_name=other_name,
+        attribution=moved,
+        covered=covered,
         say=say,
     )
 
@@ -285,7 +269,7 @@ def describe(
             "never_predicted": list(classes.mapping.lost),
             "not_scored": list(classes.mapping.unreached),
         },
-        **_bundle_fields(recognizer),
+        **bundle_fields(recognizer),
         "data": {
             "path": str(data.path),
             "split": split,
@@ -324,28 +308,6 @@ def write_report(metrics: dict[str, Any], out_dir: str | os.PathLike[str]) -> No
         )
 
 
-def _bundle_fields(recognizer: Recognizer) -> dict[str, Any]:
-    """Which bundle was run, and how it was computed."""
-    bundle = recognizer.bundle
-    params = None if recognizer.path is None else recognizer.path / PARAMS_FILE
-    return {
-        "bundle": {
-            "path": None if recognizer.path is None else str(recognizer.path),
-            "kind": bundle.kind,
-            "params_sha256": None if params is None else _sha256(params),
-            "license": bundle.license,
-            "provenance": bundle.provenance,
-            "views": {name: _plain(view) for name, view in bundle.views.items()},
-        },
-        "computed": {
-            "backend": jax.default_backend(),
-            "jax_version": jax.__version__,
-            "dtype": recognizer.dtype,
-            "matmul_precision": recognizer.precision,
-        },
-    }
-
-
 def _notes(
     recognizer: Recognizer,
     data: FaceData,
@@ -380,18 +342,6 @@ def _template_notes(recognizer: Recognizer, data: FaceData) -> list[str]:
         f"the faces are aligned as {data.template!r}, the bundle was trained on "
         f"{', '.join(map(repr, sorted(templates)))}: scores suffer from that."
     ]
-
-
-def _plain(view: View) -> dict[str, Any]:
-    fields = dataclasses.asdict(view)
-    return {
-        key: list(value) if isinstance(value, tuple) else value for key, value in fields.items()
-    }
-
-
-def _sha256(path: Path) -> str:
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _fingerprint(data: FaceData, rows: Int[np.ndarray, "rows"]) -> str:

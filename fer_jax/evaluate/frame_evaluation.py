@@ -5,15 +5,17 @@ import datetime
 import hashlib
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float
 
 from fer_jax import __version__
 from fer_jax.atomic import atomic_file
 from fer_jax.errors import FerJaxError, UsageError
+from fer_jax.evaluate.attribution import Attribution
 from fer_jax.evaluate.calibrate import calibrate, store_calibration
 from fer_jax.evaluate.frame_scores import (
     BINS,
@@ -33,8 +35,9 @@ from fer_jax.evaluate.frames import (
     timeline,
 )
 from fer_jax.evaluate.intervals import LEVEL, RESAMPLES, compare_videos
+from fer_jax.evaluate.robustness import covered_frames
 from fer_jax.ops.calibration import CALIBRATIONS
-from fer_jax.predict.table import FILLS, PredictionTable
+from fer_jax.predict.table import DROP, FILLS, PredictionTable
 
 METRICS_FILE = "metrics.json"
 TABLE_FILE = "table.md"
@@ -51,12 +54,16 @@ class FrameOptions:
         fill: how frames without a prediction get one: a name of `ops.gaps.FILL_METHODS`.
         calibrate: one of `ops.calibration.CALIBRATIONS` to fit; None for none.
         bundle: where the calibration is stored; None for nowhere.
+        attribution: say which view moved each frame, of a bundle of two views.
+        cover: regions of `evaluate.robustness.parse_regions`: score covered faces as well.
     """
 
     smoothing: Smoothing | None = None
     fill: str = "hold"
     calibrate: str | None = None
     bundle: str | os.PathLike[str] | None = None
+    attribution: bool = False
+    cover: tuple[str, ...] = ()
 
     def __post_init__(self):
         if self.calibrate is not None and self.calibrate not in CALIBRATIONS:
@@ -126,6 +133,8 @@ def evaluate_frames(
     options: FrameOptions = SINGLE_FRAMES,
     other: FrameProbabilities | None = None,
     other_name: str = "",
+    attribution: Attribution | None = None,
+    covered: Mapping[str, FrameProbabilities] | None = None,
     say: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Scores probabilities of frames, and writes the report.
@@ -138,6 +147,8 @@ def evaluate_frames(
         options: smoothing, filling, calibration.
         other: another predictor to compare with.
         other_name: how the report calls it.
+        attribution: of each of the predictions.
+        covered: predictions of covered faces, by region.
         say: called with lines that a user should know.
 
     Returns:
@@ -177,7 +188,13 @@ def evaluate_frames(
             stored = store_calibration(options.bundle, found["calibration"], joined.classes)
             found["stored_in"], found["calibration"] = str(options.bundle), stored
         metrics["fitted_calibration"] = found
-    write_report(metrics, joined, ways, out_dir)
+    if attribution is not None:
+        metrics["attribution"] = attribution.summary()
+    if covered:
+        others = {region: timeline(found, labels) for region, found in covered.items()}
+        metrics["covered"] = covered_frames(joined, ways, others, options.fill, options.smoothing)
+    columns = _drop_columns(joined, predictions, attribution)
+    write_report(metrics, joined, ways, out_dir, columns)
     return metrics
 
 
@@ -247,6 +264,7 @@ def write_report(
     joined: Timeline,
     ways: Sequence[Predicted],
     out_dir: str | os.PathLike[str],
+    columns: Mapping[str, Float[np.ndarray, "rows"]] | None = None,
 ) -> None:
     """Writes the four files; metrics.json, which says that there is a report, comes last.
 
@@ -255,12 +273,13 @@ def write_report(
         joined: predictions and labels.
         ways: single frames, and smoothed if wished.
         out_dir: the folder, made if missing; other files in it stay.
+        columns: further ones of the prediction table.
     """
     from fer_jax.evaluate.frame_page import page
     from fer_jax.evaluate.frame_report import frame_report_text
 
     out_dir = Path(out_dir)
-    table_of(joined, ways).to_csv(out_dir / PREDICTIONS_FILE)
+    table_of(joined, ways).to_csv(out_dir / PREDICTIONS_FILE, columns)
     texts = {
         PAGE_FILE: page(metrics, joined, ways),
         TABLE_FILE: frame_report_text(metrics),
@@ -295,6 +314,24 @@ def table_of(joined: Timeline, ways: Sequence[Predicted]) -> PredictionTable:
         raw=np.where(seen[:, None], joined.probabilities, np.float32(np.nan)),
         prob=ways[-1].probabilities,
     )
+
+
+def _drop_columns(
+    joined: Timeline, predictions: FrameProbabilities, attribution: Attribution | None
+) -> dict[str, Float[np.ndarray, "rows"]]:
+    """`drop_<view>` of every frame, not-a-number where there is no prediction."""
+    if attribution is None:
+        return {}
+    segment = {name: i for i, name in enumerate(joined.videos)}
+    own = np.asarray([segment.get(name, -1) for name in predictions.video.tolist()])
+    start = np.searchsorted(joined.segment, np.arange(len(joined.videos)))
+    known = own >= 0
+    rows = start[own[known]] + predictions.frame[known] - 1
+    columns = {}
+    for name, values in attribution.changes.items():
+        columns[f"{DROP}{name}"] = np.full(len(joined), np.nan, np.float32)
+        columns[f"{DROP}{name}"][rows] = values[known]
+    return columns
 
 
 def check_free(out_dir: str | os.PathLike[str], overwrite: bool) -> None:

@@ -21,6 +21,8 @@ from fer_jax.evaluate.frame_drawings import (
     strip_picture,
 )
 from fer_jax.evaluate.frame_report import (
+    attribution_line,
+    attribution_rows,
     class_rows,
     comparison_lines,
     name_of,
@@ -90,6 +92,7 @@ def page(metrics: dict[str, Any], joined: Timeline, ways: Sequence[Predicted]) -
         _confusion(metrics),
         "<h2>How far confidence can be believed</h2>",
         _reliability(metrics),
+        *_attribution(metrics),
         "<h2>Videos</h2>",
         _table(*video_rows(metrics, _MOST_VIDEOS), texts=(0, 4)),
         _strips(metrics, joined, ways),
@@ -175,6 +178,16 @@ def _reliability(metrics: dict[str, Any]) -> str:
         f"{''.join(overall)}</div>"
         f'<div class="many">{"".join(single)}</div>'
     )
+
+
+def _attribution(metrics: dict[str, Any]) -> list[str]:
+    if (moved := metrics.get("attribution")) is None:
+        return []
+    return [
+        "<h2>Which view moved the frames</h2>",
+        _table(*attribution_rows(moved)),
+        f'<p class="faint small">{html.escape(attribution_line(moved))}</p>',
+    ]
 
 
 def _strips(metrics: dict[str, Any], joined: Timeline, ways: Sequence[Predicted]) -> str:

@@ -4,6 +4,7 @@ from typing import Any
 
 from fer_jax.evaluate.report import (
     calibration_lines,
+    covered_lines,
     markdown_table,
     percent,
     taken_for,
@@ -28,6 +29,8 @@ def frame_report_text(metrics: dict[str, Any]) -> str:
     lines += ["", *comparison_lines(metrics), "", f"Classes, {name_of(metrics, metrics['rows'])}:"]
     header, rows = class_rows(metrics)
     lines += ["", *markdown_table(header, rows, texts=(0, len(header) - 1)), ""]
+    if moved := metrics.get("attribution"):
+        lines += [attribution_line(moved), "", *markdown_table(*attribution_rows(moved)), ""]
     if metrics["videos"]:
         lines += ["Videos with the smallest share of right frames:", ""]
         lines += markdown_table(*video_rows(metrics, _WORST), texts=(0, 4))
@@ -127,8 +130,33 @@ def video_rows(
     return ("video", "right", "frames", "filled", "most often wrong"), rows
 
 
+def attribution_line(moved: dict[str, Any]) -> str:
+    """How the table of `attribution_rows` is to be read."""
+    return (
+        f"Which view carried {moved['of']}: the one whose loss (it gives way to the "
+        f"{moved['reference']}) takes most from the probability of the choice."
+    )
+
+
+def attribution_rows(
+    moved: dict[str, Any],
+) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+    """Header and rows: of each choice, the share that each view carried, and what it is worth."""
+    views = [*moved["change"]]
+    header = ("choice", "frames", *(f"by {name}" for name in views), "by neither")
+    header += tuple(f"without {name}" for name in views)
+    rows = []
+    for one in ({"name": "all"} | moved, *moved["classes"]):
+        shares = [one["carried"][name] for name in (*views, "none")]
+        cells = ["" if share is None else f"{100 * share:.1f} %" for share in shares]
+        losses = [one["change"][name] for name in views]
+        cells += ["" if loss is None else f"{-loss:+.3f}" for loss in losses]
+        rows.append((one["name"], f"{one['frames']:,}", *cells))
+    return header, rows
+
+
 def comparison_lines(metrics: dict[str, Any]) -> list[str]:
-    """What smoothing is worth, how another predictor compares, what a calibration does."""
+    """What smoothing is worth, how another compares, what covered faces and a calibration do."""
     lines = []
     if gain := metrics["smoothing_gain"]:
         lines.append(f"Smoothing changes macro-F1 by {_difference(gain)}.")
@@ -138,7 +166,8 @@ def comparison_lines(metrics: dict[str, Any]) -> list[str]:
             f"{_difference(compared[rows])}."
             for rows in metrics["results"]
         ]
-    return lines + calibration_lines(metrics)
+    names = {rows: name_of(metrics, rows) for rows in metrics["results"]}
+    return [*lines, *covered_lines(metrics, names), *calibration_lines(metrics)]
 
 
 def _difference(found: dict[str, Any]) -> str:

@@ -233,6 +233,57 @@ def compare_videos(
     return Comparison(difference, low, high, p_value, level, resamples, seed)
 
 
+def compare_images(
+    labels: Int[np.ndarray, "n"],
+    first: Int[np.ndarray, "n"],
+    second: Int[np.ndarray, "n"],
+    classes: int,
+    *,
+    resamples: int = RESAMPLES,
+    level: float = LEVEL,
+    seed: int = 0,
+) -> Comparison:
+    """Compares two predictors over the same images, taken as independent of each other.
+
+    Images are drawn by what they are: true class and both predictions, counted exactly as
+    `bootstrap` counts them. For the test each image's two predictions are swapped at random.
+
+    Args:
+        labels: true classes.
+        first: predicted classes.
+        second: of the other predictor.
+        classes: how many.
+        resamples: of the interval and of the test.
+        level: of the interval.
+        seed: of the draws.
+
+    Returns:
+        The comparison.
+
+    Raises:
+        FerJaxError: there is no image.
+    """
+    if not len(labels):
+        raise FerJaxError("no image was scored, so there is no interval; choose another split")
+    cells = (labels.astype(np.int64) * classes + first) * classes + second
+    counts = np.bincount(cells, minlength=classes**3)
+    rng = np.random.default_rng(seed)
+    shape = (-1, classes, classes, classes)
+    drawn = rng.multinomial(len(labels), counts / len(labels), resamples).reshape(shape)
+    low, high = np.quantile(_between(drawn), [(1 - level) / 2, (1 + level) / 2]).tolist()
+    difference = float(_between(counts.reshape(shape))[0])
+    swapped = rng.binomial(counts, 0.5, (resamples, classes**3)).reshape(shape)
+    swapped = counts.reshape(shape) - swapped + swapped.swapaxes(2, 3)
+    as_far = int((np.abs(_between(swapped)) >= abs(difference) - 1e-12).sum())
+    p_value = (as_far + 1) / (resamples + 1)
+    return Comparison(difference, low, high, p_value, level, resamples, seed)
+
+
+def _between(tables: Int[np.ndarray, "tables true first second"]) -> np.ndarray:
+    """How much more macro-F1 the first has than the second, of each table of counts."""
+    return _macro(tables.sum(axis=3)) - _macro(tables.sum(axis=2))
+
+
 _bootstrap_sums: Callable = jax.jit(bootstrap_sums, static_argnums=2)
 _swapped_sums: Callable = jax.jit(swapped_sums, static_argnums=3)
 

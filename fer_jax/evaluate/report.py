@@ -1,6 +1,6 @@
 """What metrics.json says, in words and as a table: to be printed, and to be read as Markdown."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 
@@ -16,11 +16,28 @@ def report_text(metrics: dict[str, Any]) -> str:
     lines = [f"# {title_of(metrics)}", "", where_of(metrics), "", number_of(metrics), ""]
     lines += _table(metrics)
     interval = metrics["interval"]
-    lines += ["", *fitted] if (fitted := calibration_lines(metrics)) else []
+    further = [*covered_lines(metrics), *calibration_lines(metrics)]
+    lines += ["", *further] if further else []
     lines += ["", f"Intervals: {percent(interval['level'])}, {interval['method']}."]
     notes = [f"- {note}" for note in metrics["notes"]]
     lines += ["", *notes] if notes else []
     return "\n".join(lines) + "\n"
+
+
+def covered_lines(metrics: dict[str, Any], names: Mapping[str, str] | None = None) -> list[str]:
+    """What is left of the score where a region of each face is covered; `names` of the ways."""
+    lines = []
+    for one in metrics.get("covered", ()):
+        for rows, score in one["scores"].items():
+            way = f", {names[rows]}" if names else ""
+            ends = ""
+            if score["low"] is not None:
+                ends = f" ({score['low']:+.3f} to {score['high']:+.3f}, p = {score['p_value']:.2g})"
+            lines.append(
+                f"With {one['region'].replace('+', ' and ')} covered{way}: macro-F1 "
+                f"{score['macro_f1']:.3f}, {score['difference']:+.3f} against whole faces{ends}."
+            )
+    return lines
 
 
 def calibration_lines(metrics: dict[str, Any]) -> list[str]:

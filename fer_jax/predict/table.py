@@ -4,7 +4,7 @@ import csv
 import dataclasses
 import importlib.util
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import pandas
 
 STATUSES = ("ok", "no_face", "low_quality")
+DROP = "drop_"  # what the names of columns begin with that only say why: readers pass them over
 FILLS = ("none", "hold", "nearest", "linear", "prior")
 
 # File names may hold bytes that are no text: they are passed through as they are.
@@ -149,15 +150,20 @@ class PredictionTable:
         columns += [self.labels, self.confidence]
         return dict(zip(self.columns, columns, strict=True))
 
-    def to_csv(self, path: str | os.PathLike[str]) -> None:
+    def to_csv(
+        self, path: str | os.PathLike[str], more: Mapping[str, np.ndarray] | None = None
+    ) -> None:
         """Writes the table; numbers are written so that they read back exactly, NaN as nothing.
 
         Args:
             path: the file; written aside and renamed, so it is whole or it is not there.
+            more: columns to write after the table's own, their names beginning with `drop_`:
+                `read_csv` passes over them.
         """
-        texts = [_texts(column) for column in self.to_dict().values()]
+        columns = self.to_dict() | dict(more or {})
+        texts = [_texts(column) for column in columns.values()]
         with atomic_file(path) as partial, open(partial, "w", **_CSV) as file:
-            for row in (map(_quoted, self.columns), *zip(*texts, strict=True)):
+            for row in (map(_quoted, columns), *zip(*texts, strict=True)):
                 file.write(",".join(row) + "\n")
 
     def to_pandas(self) -> "pandas.DataFrame":
@@ -183,7 +189,7 @@ class PredictionTable:
 
 
 def read_csv(path: str | os.PathLike[str]) -> PredictionTable:
-    """Reads a prediction table that `PredictionTable.to_csv` wrote.
+    """Reads a prediction table that `PredictionTable.to_csv` wrote; columns `drop_...` are skipped.
 
     Args:
         path: the file.
@@ -199,7 +205,9 @@ def read_csv(path: str | os.PathLike[str]) -> PredictionTable:
         reader = csv.reader(file)
         header = tuple(next(reader, ()))
         classes = tuple(name[len("raw_") :] for name in header if name.startswith("raw_"))
-        if not classes or header != _columns(classes):
+        own = _columns(classes)
+        extra = header[len(own) :]
+        if not classes or header[: len(own)] != own or not all(n.startswith(DROP) for n in extra):
             expected = _columns(classes or ("<Class>",))
             strange = [name for name in expected if name not in header] or [
                 have for have, want in zip(header, expected, strict=False) if have != want

@@ -1,0 +1,221 @@
+"""`fer-jax submit`: the official file of the challenge, written or checked."""
+
+import argparse
+import dataclasses
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from fer_jax.errors import UsageError
+
+if TYPE_CHECKING:
+    from fer_jax.data.affwild2_files import Sample
+    from fer_jax.evaluate.frame_probabilities import FrameProbabilities
+
+_DESCRIPTION = """\
+Writes what the ABAW challenge takes: a class number for each frame that its sample file names.
+
+  fer-jax submit --bundle B --crops cropped_aligned --sample S.txt --out DIR
+      runs the bundle over the organisers' crops of the sample's videos; of folders beside, such as
+      cropped_aligned_new_50_vids, those videos that the named one does not have
+  fer-jax submit --table T [T ...] --sample S.txt --out DIR
+      takes predictions of single frames (raw_ columns) instead, such as DIR/predictions.csv
+  fer-jax submit --check FILE --sample S.txt
+      says whether anybody's file is complete, line by line
+
+DIR gets
+  submission.txt   the file to hand in: the header, and a row for each of the sample's
+  predictions.csv  the prediction table of every frame: single, smoothed, filled
+  filled.csv       the rows of frames that had no prediction, and how each was filled
+  submission.json  what it was made of, and how
+
+Frames are smoothed as the bundle says (`fer-jax smooth --search --bundle B` stores what is best),
+or as --smooth says. --check exits with 1 where something is wrong.
+"""
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="fer-jax submit",
+        description=_DESCRIPTION,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    add = parser.add_argument
+    add("--sample", metavar="S.txt", required=True, help="the organisers' sample of a submission")
+    add("--bundle", metavar="B", help="folder of the bundle; with --table only for its smoothing")
+    add("--crops", metavar="DIR", help="the organisers' crops, a folder for each video")
+    add("--table", metavar="T", nargs="+", help="predictions of frames, instead of --crops")
+    add("--check", metavar="FILE", help="a file to check, instead of writing one")
+    add("--out", metavar="DIR", help="folder to write")
+    add(
+        "--smooth",
+        metavar="KERNEL:WINDOW",
+        help="such as box:101, or none (the bundle's own default)",
+    )
+    add(
+        "--fill",
+        metavar="METHOD",
+        help="how frames without a crop get a prediction: hold, nearest, linear, prior (the "
+        "bundle's own default, else hold)",
+    )
+    add(
+        "--allow-missing",
+        metavar="CLASS",
+        nargs="+",
+        default=(),
+        help="classes that the predictions need not know, such as Other",
+    )
+    add("--allow-empty", action="store_true", help="videos without any prediction become Neutral")
+    add("--any-crops", action="store_true", help="also where the bundle was trained on other crops")
+    add("--batch-size", type=int, metavar="N", help="faces at once (8 on a CPU, else 64)")
+    add("--overwrite", action="store_true", help="replace a submission in DIR")
+    return parser
+
+
+def main(argv: Sequence[str]) -> int:
+    """Runs the command; see `fer-jax submit --help`.
+
+    Args:
+        argv: the arguments after `submit`.
+
+    Returns:
+        The exit code.
+    """
+    arguments = _parser().parse_args(argv)
+    _check_usage(arguments)
+    return _check(arguments) if arguments.check else _submit(arguments)
+
+
+def _check_usage(arguments: argparse.Namespace) -> None:
+    """Raises UsageError unless the options name one of the three ways."""
+    if arguments.check:
+        for name in ("bundle", "crops", "table", "out"):
+            if getattr(arguments, name):
+                raise UsageError(f"--{name} is for writing a file; leave it out beside --check")
+        return
+    if not arguments.out:
+        raise UsageError("--out DIR is missing, or --check FILE; see --help")
+    if bool(arguments.crops) == bool(arguments.table):
+        raise UsageError("name --crops DIR with --bundle B, or --table T; one of the two")
+    if arguments.crops and not arguments.bundle:
+        raise UsageError("--bundle B is missing, which is to be run on --crops")
+
+
+def _check(arguments: argparse.Namespace) -> int:
+    from fer_jax.data.affwild2_files import read_sample
+    from fer_jax.predict.submission import check_sample
+    from fer_jax.predict.submission_check import check_submission
+
+    sample = read_sample(arguments.sample)
+    check_sample(arguments.sample, sample)
+    findings = check_submission(arguments.check, sample)
+    for finding in findings:
+        print(f"{arguments.check}: {finding}")
+    if not findings:
+        rows, videos = len(sample.row_frame), len(sample.videos)
+        print(f"{arguments.check}: {rows:,} rows of {videos:,} videos, complete and in order")
+    return 1 if findings else 0
+
+
+def _submit(arguments: argparse.Namespace) -> int:
+    from fer_jax.atomic import atomic_directory, check_free
+    from fer_jax.data.affwild2_files import read_sample
+    from fer_jax.predict.submission import (
+        DOCUMENT_FILE,
+        check_sample,
+        check_smoothing,
+        make_submission,
+        official_classes,
+        save_submission,
+    )
+
+    out = Path(arguments.out)
+    check_free(out, marker=DOCUMENT_FILE, overwrite=arguments.overwrite)
+    sample = read_sample(arguments.sample)
+    check_sample(arguments.sample, sample)
+    smoothing, fill = _smoothing(arguments)
+    check_smoothing(smoothing, fill)
+    found, about = _read(arguments) if arguments.table else _run(arguments, sample)
+    made = make_submission(
+        sample,
+        official_classes(found.classes, arguments.allow_missing),
+        found.video,
+        found.frame,
+        found.probabilities,
+        smoothing=smoothing,
+        fill=fill,
+        allow_empty=arguments.allow_empty,
+    )
+    notes = [*found.notes, *made.notes]
+    for note in notes:
+        _tell(note)
+    about |= {"smoothing": smoothing, "fill": fill, "notes": notes}
+    with atomic_directory(out, marker=DOCUMENT_FILE, overwrite=arguments.overwrite) as folder:
+        save_submission(folder, arguments.sample, sample, made, about)
+    rows, filled = len(made.label), int(made.filled.sum())
+    print(f"{out}: {rows:,} rows of {len(sample.videos):,} videos, {filled:,} of them filled")
+    return 0
+
+
+def _smoothing(arguments: argparse.Namespace) -> tuple[dict[str, Any] | None, str]:
+    """The filter, as a bundle holds it, and how frames are filled."""
+    from fer_jax.bundle import read_document
+    from fer_jax.evaluate.frame_scores import parse_smoothing
+
+    own = read_document(Path(arguments.bundle))[1]["smoothing"] if arguments.bundle else None
+    fill = arguments.fill or (own or {}).get("fill", "hold")
+    if arguments.smooth is None:
+        if own is None:
+            _tell(
+                "nothing is smoothed, since no bundle says how; `fer-jax smooth --search` finds a "
+                "filter, --smooth box:101 gives one"
+            )
+        return own, fill
+    if arguments.smooth == "none":
+        return None, fill
+    return dataclasses.asdict(parse_smoothing(arguments.smooth)), fill
+
+
+def _read(arguments: argparse.Namespace) -> tuple["FrameProbabilities", dict[str, Any]]:
+    """Predictions that are there already, and what they are."""
+    from fer_jax.evaluate.frame_probabilities import read_frame_probabilities
+
+    return read_frame_probabilities(arguments.table), {"table": arguments.table}
+
+
+def _run(
+    arguments: argparse.Namespace, sample: "Sample"
+) -> tuple["FrameProbabilities", dict[str, Any]]:
+    """What the bundle says of the crops of the sample's videos, and what was run on what."""
+    from fer_jax.data.affwild2 import find_crops
+    from fer_jax.data.affwild2_units import TEMPLATES
+    from fer_jax.evaluate.frame_probabilities import FrameProbabilities
+    from fer_jax.predict.about import bundle_fields
+    from fer_jax.predict.crops import check_template, find_videos, predict_crops
+    from fer_jax.predict.recognizer import load
+    from fer_jax.predict.submission import official_classes
+
+    kind, known = find_crops(arguments.crops)
+    folders = find_videos(known, sample.videos, arguments.crops, arguments.allow_empty)
+    recognizer = load(arguments.bundle, batch_size=arguments.batch_size)
+    official_classes(recognizer.classes, arguments.allow_missing)  # before hours of work
+    if not arguments.any_crops:
+        check_template(recognizer, TEMPLATES[kind])
+    problems: list[str] = []
+
+    def on_problem(line: str) -> None:
+        problems.append(line)
+        _tell(line)
+
+    last = {name: int(frames.max()) for name, frames in sample.frames.items()}
+    columns = predict_crops(recognizer, folders, last, on_problem=on_problem, progress=True)
+    notes = (f"{len(problems)} crops could not be read, and are filled.",) if problems else ()
+    about = {"crops": arguments.crops, **bundle_fields(recognizer)}
+    return FrameProbabilities(recognizer.classes, *columns, notes), about
+
+
+def _tell(line: str) -> None:
+    from tqdm import tqdm
+
+    tqdm.write(f"fer-jax submit: {line}", file=sys.stderr)
