@@ -1,4 +1,4 @@
-"""Against loops in float64, pandas and scipy; properties; on eight devices; gradients."""
+"""Against loops in float64, pandas and scipy; properties; gradients."""
 
 import functools
 
@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from jax.sharding import NamedSharding, PartitionSpec
 from scipy import ndimage
 from smoothing_reference import ragged, smooth_reference
 
@@ -327,26 +326,6 @@ def test_gradient_of_the_median_goes_to_the_middle():
     assert gradient(1, 1, 0, 1) == [0, 0, 0, 1]
 
 
-@pytest.mark.parametrize("kernel", ["gaussian", "median"])
-def test_sharded_equals_one_device(kernel):
-    mesh = jax.make_mesh((8,), ("data",), axis_types=(jax.sharding.AxisType.Auto,))
-    values, weights, segments = ragged(9, [100, 40, 180])
-    options = {"kernel": kernel, "window": 11}
-    one = _smooth(values, weights=weights, segments=segments, **options)
-    split = NamedSharding(mesh, PartitionSpec("data"))
-    arrays = [jax.device_put(array, split) for array in (values, weights, segments)]
-    found = _smooth(arrays[0], weights=arrays[1], segments=arrays[2], **options)
-    np.testing.assert_allclose(found, one, rtol=0, atol=1e-6)
-
-    videos, seen = values.reshape(8, 40, 4), weights.reshape(8, 40)
-    function = jax.jit(lambda v, w: smooth(v, weights=w, **options), in_shardings=split)
-    compiled = function.lower(videos, seen).compile()
-    for collective in ("all-gather", "all-reduce", "all-to-all", "collective-permute"):
-        assert collective not in compiled.as_text()
-    found = compiled(jax.device_put(videos, split), jax.device_put(seen, split))
-    np.testing.assert_allclose(found, _smooth(videos, weights=seen, **options), rtol=0, atol=1e-6)
-
-
 def test_types():
     values, weights, segments = ragged(10, [50])
     half = smooth(values.astype(jnp.bfloat16), weights=weights, window=5)
@@ -407,3 +386,10 @@ def test_other_refusals():
         arguments = {"weights": np.zeros((1, 9), np.float32), "segments": np.zeros(9, np.int32)}
         with pytest.raises(FerJaxError, match="segments are for videos one after the other"):
             function(np.zeros((1, 9, 2), np.float32), **arguments)
+
+
+def test_values_that_are_no_rows_are_named(annotations_off):
+    numbers = np.ones(5, np.float32)
+    for function in (smooth, smooth_probabilities, fill_gaps):
+        with pytest.raises(FerJaxError, match=r"values of shape \(5,\); give \[time, class\]"):
+            function(numbers, weights=numbers)

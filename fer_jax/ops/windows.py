@@ -3,8 +3,7 @@
 Three things shape it. **One order**: each window is added up in an order that depends on its own
 frames alone and not on where they lie in the array, so that a stream of frames and a whole file
 give the same bits. **Zeros for strangers**: what is not of the video counts as zero, which an
-addition leaves as it is. **Chunks**: some hundred rows are worked on at a time, in the cache, by
-long vectors; a chunk is worked on once for each video in it, which is nearly always once.
+addition leaves as it is. **Chunks**: some hundred rows of one video at a time, in the cache.
 
 Inside, arrays are flat, a row of `C` numbers after the other: XLA vectorises loops over slices of
 one axis, and hardly any others.
@@ -25,6 +24,8 @@ _GROUP = 16  # rows of a window in one pass over a chunk
 
 # Parts of back + rows + ahead rows, [rows, C] each -> flat results of as many rows as windows.
 Rule = Callable[[Sequence[Array]], Sequence[Array]]
+# Parts [rows, C], whether each row is of the video, [rows, 1] or True -> those, no other counting.
+Before = Callable[[Sequence[Array], Array | bool], Sequence[Array]]
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(4, 5))
@@ -37,8 +38,7 @@ def window_means(
         values: floats `[T, C]`; where the weight is 0, anything.
         weights: at least 0, `[T]`.
         segments: int32 `[T]`, the video of each row; never decreasing.
-        taps: `[back + 1 + ahead]`; none means 1 for each, which costs O(log window) a number and
-            not O(window).
+        taps: `[back + 1 + ahead]`; none means 1 for each, O(log window) and not O(window) a number.
         back: frames before t in a window, a Python number.
         ahead: frames after t.
 
@@ -58,13 +58,18 @@ def _means(
     wanted: Callable[[Array, Array], list[Array]],
 ) -> list[Array]:
     """What is wanted of the means and of one over the sum of the weights."""
+
+    def before(parts: Sequence[Array], mine: Array | bool) -> Sequence[Array]:
+        values, weights = parts[0], jnp.where(mine, parts[1], 0)
+        return weighted(values, weights), weights
+
     return by_chunks(
         sums_rule(taps, back + 1 + ahead),
         (values, weights[:, None]),
         segments,
         back,
         ahead,
-        before=lambda parts: (weighted(*parts), parts[1]),
+        before=before,
         after=lambda sums: wanted(sums[0] * inverse(sums[1]), inverse(sums[1])),
     )
 
@@ -84,8 +89,7 @@ def inverse(total: Array) -> Array:
 def _forward(
     values: Array, weights: Array, segments: Array, taps: Array | None, back: int, ahead: int
 ) -> tuple[Array, tuple[Array | None, ...]]:
-    both = _means(values, weights, segments, taps, back, ahead, lambda *both: list(both))
-    means, share = both
+    means, share = _means(values, weights, segments, taps, back, ahead, lambda *both: list(both))
     return means, (values, weights, segments, taps, means, share)
 
 
@@ -115,10 +119,6 @@ def sums_rule(taps: Array | None, length: int) -> Rule:
     return lambda parts: [add(*_flat(part)) for part in parts]
 
 
-def _same(parts: Sequence[Array]) -> Sequence[Array]:
-    return parts
-
-
 def by_chunks(
     rule: Rule,
     parts: Sequence[Array],
@@ -126,8 +126,8 @@ def by_chunks(
     back: int,
     ahead: int,
     *,
-    before: Callable[[Sequence[Array]], Sequence[Array]] = _same,
-    after: Callable[[Sequence[Array]], Sequence[Array]] = _same,
+    before: Before = lambda parts, mine: [jnp.where(mine, part, 0) for part in parts],
+    after: Callable[[Sequence[Array]], Sequence[Array]] = lambda results: results,
 ) -> list[Array]:
     """Applies `after(rule(before(parts)))` to all rows, a chunk with its surroundings at a time.
 
@@ -148,39 +148,48 @@ def by_chunks(
     rows = max(1, min(total, max(_CHUNK // widest, around)))
     missing = max(0, rows + around - total)
     parts = [jnp.pad(part, ((0, missing), (0, 0))) for part in parts]
-    segments = jnp.pad(segments, (0, missing), constant_values=_nobody(segments))
+    padded = jnp.pad(segments, (0, missing), constant_values=_nobody(segments))
 
-    def place(i: Array) -> tuple[Array, Array]:
-        # The last chunk reaches back into the one before it, and finds the same there. What is
-        # read lies within the arrays, and therefore too early or late at their ends.
-        start = jnp.minimum(i * rows, total - rows)
-        return start, jnp.clip(start - back, 0, total + missing - rows - around)
+    def place(row: Array) -> tuple[Array, Array]:
+        # What is read lies within the arrays, and therefore too early or late at their ends.
+        start = jnp.minimum(row, total - rows)
+        return start, jnp.clip(row - back, 0, total + missing - rows - around)
 
     def cut(array: Array, begin: Array) -> Array:
         return jax.lax.dynamic_slice_in_dim(array, begin, rows + around)
 
-    def several(parts: Sequence[Array], segments: Array, i: Array) -> Sequence[Array]:
-        start, begin = place(i)
-        return each_video(rule, parts, cut(segments, begin), back, ahead, begin - start + back)
+    def at_an_end(_: Sequence[Array], row: Array) -> Sequence[Array]:
+        # The last chunk reaches back into those before it, and finds the same there.
+        start, begin = place(row)
+        own = before([cut(part, begin) for part in parts], True)
+        return each_video(rule, own, cut(padded, begin), back, ahead, begin - start + back)
 
-    def chunk(i: Array) -> Sequence[Array]:
-        # Few steps, the others in `several`: XLA's CPU runs a body of up to eight in one thread,
+    def chunk(row: Array, first: Array, end: Array) -> Sequence[Array]:
+        # Few steps, the others in `at_an_end`: XLA's CPU runs a body of up to eight in one thread,
         # and passes a longer one from thread to thread, with the chunk in another core's cache.
-        start, begin = place(i)
-        own = before([cut(part, begin) for part in parts])
-        alone = (begin == start - back) & (segments[begin] == segments[begin + rows + around - 1])
-        found = jax.lax.cond(alone, lambda own, *_: rule(own), several, own, segments, i)
+        begin = place(row)[1]
+        read = begin + jnp.arange(rows + around)[:, None]
+        own = before([cut(part, begin) for part in parts], (read >= first) & (read < end))
+        found = jax.lax.cond(begin == row - back, lambda own, _: rule(own), at_an_end, own, row)
         return after([out.reshape(rows, -1) for out in found])
 
-    def put(i: Array, outs: list[Array]) -> list[Array]:
-        return [
-            jax.lax.dynamic_update_slice_in_dim(out, new, place(i)[0], 0)
-            for out, new in zip(outs, chunk(i), strict=True)
-        ]
+    def video(state: Any) -> Any:
+        first, outs = state
+        end = jnp.searchsorted(segments, segments[first], side="right").astype(first.dtype)
 
-    results = jax.eval_shape(chunk, jnp.int32(0))
+        def put(state: Any) -> Any:
+            # What is written beyond the end, the next video writes anew.
+            row, outs = state
+            return row + rows, [
+                jax.lax.dynamic_update_slice_in_dim(out, new, place(row)[0], 0)
+                for out, new in zip(outs, chunk(row, first, end), strict=True)
+            ]
+
+        return end, jax.lax.while_loop(lambda state: state[0] < end, put, (first, outs))[1]
+
+    results = jax.eval_shape(chunk, *[jnp.int32(0)] * 3)
     outs = [jnp.zeros((total, result.shape[1]), result.dtype) for result in results]
-    return jax.lax.fori_loop(0, -(-total // rows), put, outs)
+    return jax.lax.while_loop(lambda state: state[0] < total, video, (jnp.int32(0), outs))[1]
 
 
 def each_video(
@@ -249,6 +258,8 @@ def _box(flat: Array, unit: int, length: int) -> Array:
     size = len(flat) - (length - 1) * unit
     pieces, begin, width = [], 0, 1
     while True:
+        # Else XLA, from 0.12 on, slices before it flattens, and adds up again what is used twice.
+        flat = jax.lax.optimization_barrier(flat)
         for _ in range(length // width % _RADIX):
             pieces.append(flat[begin * unit : begin * unit + size])
             begin += width
@@ -315,7 +326,7 @@ def window_medians(
         segments,
         back,
         ahead,
-        before=lambda parts: (ordered_integers(parts[0]), parts[1]),
+        before=lambda parts, mine: (ordered_integers(parts[0]), jnp.where(mine, parts[1], 0)),
     )
     first = jnp.arange(len(values), dtype=jnp.int32)[:, None] - back
     return first + lower, first + upper, count[:, 0]
