@@ -5,7 +5,9 @@ r"""The paper's comparisons on Aff-Wild2: what each piece of the method is worth
 
 The base is the recipe of configs/emotic_mae.py; of every other axis one value is changed at a time.
 `--config.design=product` with fewer values (`--config.axes.loss=balanced`) crosses them. Cleaning
-needs the data prepared once more with --no-clean, the share of synthetic faces such faces:
+needs the data prepared once more with --no-clean, the share of synthetic faces such faces. The
+token fusion is left out: frozen, it takes maps of patches, 300 GB a view for a million frames; with
+fewer frames add `--config.axes.fusion=entry,token,linear,average`:
 
     fer-jax ablate --config=configs/ablate.py --config.backbone=backbone --config.data=data \
         --config.uncleaned=uncleaned --config.axes.cleaning=on,off \
@@ -20,8 +22,7 @@ from fer_jax.recipes.ablation_config import default_config
 def get_config():
     config = default_config()
     config.axes.views = "main+eyes_mouth,main,eyes_mouth,eyes,mouth,eyes_nose_mouth"
-    config.axes.fusion = "entry,token,linear,average"
-    config.axes.attention = "both,self,local,none"
+    config.axes.fusion = "entry,linear,average"
     config.axes.loss = "balanced,plain,effective,focal,logit_adjusted"
     config.axes.smoothing = "search,none,box:51,box:101"
     config.axes.augmentation = "configured,flip,strong"

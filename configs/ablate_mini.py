@@ -45,10 +45,10 @@ def get_config():
     view.optimizer.warmup_epochs = 1.0
     view.loss.label_smoothing = 0.1
     fuse = config.fuse
-    fuse.epochs = 30
+    fuse.epochs = 12
     fuse.batch_size = 256
     fuse.selection = 0.15
-    fuse.checkpoint_every = 5
+    fuse.checkpoint_every = 3
     fuse.model.width = 128
     fuse.model.hidden = 64
     fuse.model.num_heads = 4

@@ -8,6 +8,7 @@ bundle has `report.json` and `report.md` as well: the proof that it computes wha
 computes.
 """
 
+import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Mapping
@@ -17,7 +18,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import UInt8
 
-from fer_jax.atomic import atomic_directory
+from fer_jax.atomic import atomic_directory, atomic_file
 from fer_jax.bundle_schema import Bundle, View, from_json, to_json
 from fer_jax.errors import FerJaxError
 from fer_jax.forward import bundle_function, forward, preprocess
@@ -37,6 +38,7 @@ __all__ = [
     "Bundle",
     "View",
     "bundle_function",
+    "bundle_hash",
     "forward",
     "load_bundle",
     "preprocess",
@@ -133,6 +135,19 @@ def read_document(path: Path) -> tuple[dict[str, ModelConfig], dict[str, Any], f
         raise FerJaxError(f"{path / DOCUMENT_FILE}: {error}") from error
 
 
+def update_document(path: str | os.PathLike[str], **fields: Any) -> None:
+    """Replaces fields of bundle.json; weights and golden sample stay as they are.
+
+    Args:
+        path: the bundle.
+        fields: by their names in the file, as plain values.
+    """
+    path = Path(path) / DOCUMENT_FILE
+    document = json.loads(path.read_text(encoding="utf-8")) | fields
+    with atomic_file(path) as partial:
+        partial.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
 def _hint(path: Path) -> str:
     if not path.exists():
         return "check the path"
@@ -166,3 +181,13 @@ def _params(config: ModelConfig, key: str, tensors: Mapping[str, np.ndarray]) ->
     if wrong:
         raise ValueError(f"{', '.join(wrong)}, where the model has {config.param_dtype}")
     return from_torch_layout(own, config)
+
+
+def bundle_hash(path: str | os.PathLike[str]) -> str:
+    """SHA-256 of what a bundle computes: parameters, models, how faces are prepared."""
+    with (Path(path) / PARAMS_FILE).open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256")
+    document = json.loads((Path(path) / DOCUMENT_FILE).read_text(encoding="utf-8"))
+    used = {name: document.get(name) for name in ("models", "views", "labels")}
+    digest.update(json.dumps(used, sort_keys=True).encode())
+    return digest.hexdigest()

@@ -13,6 +13,7 @@ from tiny_bundles import write_tiny_bundle
 
 from fer_jax.cli.configs import parse
 from fer_jax.cli.main import main
+from fer_jax.data.dataset import FaceData
 from fer_jax.data.synthetic import write_synthetic_faces
 from fer_jax.errors import FerJaxError, UsageError
 from fer_jax.recipes.ablation import run_ablation
@@ -41,7 +42,7 @@ TINY = [
 ]
 ONE = {
     "fusion": "linear", "attention": "both", "loss": "plain", "cleaning": "on",
-    "augmentation": "configured",
+    "augmentation": "configured", "synthetic": "0", "encoder": "fine_tuned",
 }  # fmt: skip
 
 
@@ -88,8 +89,8 @@ def folder(tmp_path_factory):
 @pytest.fixture(scope="module")
 def given(folder):
     """Arguments of the grid: two views and each alone, with and without smoothing."""
-    chosen = axes(views="main+mouth,main,mouth", smoothing="none,box:5,search")
-    return [f"--config.data={folder}/data", f"--config.backbone={folder}/backbone", *chosen]
+    chosen = axes(views="main+mouth,main,mouth", smoothing="none,box:5,search,box:1")
+    return [f"--config.data={folder}/data", f"--config.backbone={folder}/backbone/", *chosen]
 
 
 @pytest.fixture(scope="module")
@@ -107,7 +108,8 @@ def test_shared_stages_run_once(grid):
     """Two views, two tables, one fusion, and the costs of three bundles."""
     document, runner = grid
     titles = [cell["cell"] for cell in document["cells"]]
-    assert titles == ["base", "main", "mouth", "smoothing box:5", "smoothing search"]
+    smoothed = [f"smoothing {name}" for name in ("box:5", "search", "box:1")]
+    assert titles == ["base", "main", "mouth", *smoothed]
     assert sorted(runner.ran) == sorted(["train"] * 2 + ["extract"] * 2 + ["fuse"] + ["bench"] * 3)
     main_alone, both = row(document, "main"), row(document, "base")
     assert both["seconds"] > main_alone["seconds"] > 0
@@ -139,6 +141,10 @@ def test_the_difference_is_from_the_base(grid):
         expected = cell["macro_f1"]["value"] - base["macro_f1"]["value"]
         assert apart["value"] == pytest.approx(expected, abs=1e-12)
         assert apart["low"] <= apart["value"] <= apart["high"]
+    # A window of 1 predicts the same: on the same resamples nothing is apart.
+    same = row(document, "smoothing box:1")["difference"]
+    assert (same["value"], same["low"], same["high"]) == (0, 0, 0)
+    assert row(document, "main")["difference"]["low"] < row(document, "main")["difference"]["high"]
 
 
 def test_nothing_is_run_again(folder, given, grid):
@@ -183,7 +189,7 @@ def test_a_cell_that_fails_leaves_the_others(folder, given, tmp_path):
 
     document = ablate(given, folder / "grid_of_failures", Failing())
     failed = [cell["cell"] for cell in document["cells"] if "error" in cell]
-    assert failed == ["base", "smoothing box:5", "smoothing search"]
+    assert failed == ["base", "smoothing box:5", "smoothing search", "smoothing box:1"]
     assert "no fusion today" in document["cells"][0]["error"]
     assert row(document, "main")["macro_f1"]["value"] > 0
     assert "failed: fusions/" in (folder / "grid_of_failures" / "table.md").read_text()
@@ -219,8 +225,11 @@ def test_frozen_features_of_pictures_with_seeds_and_synthetic_faces(pictures):
     assert "train" not in runner.ran
     assert runner.ran.count("extract") == 4  # two views of two data sets
     assert runner.ran.count("fuse") == 6  # three cells, two seeds
-    from fer_jax.data.dataset import FaceData
-
+    # Trained on both, in the shares that were asked for; checkpoints are chosen on the first.
+    configs = [path.read_text() for path in (pictures / "grid" / "commands").glob("fusions*.py")]
+    mixed = [text for text in configs if "first_faces=0.6,second_faces=0.4" in text]
+    assert len(mixed) == 2  # one cell, two seeds
+    assert all("'selection_data': " in text for text in mixed)
     index = FaceData.open(pictures / "first").index
     truth = dict(zip(index["key"].tolist(), index["label"].tolist(), strict=True))
     for cell in document["cells"]:
@@ -244,4 +253,42 @@ def test_what_cannot_be_compared_is_refused_before_anything_runs(folder, picture
         ablate([f"--config.data={pictures}/first", *axes(smoothing="search")], tmp_path / "run")
     with pytest.raises(UsageError, match=r"config.data is empty"):
         ablate(axes(smoothing="none"), tmp_path / "run")
+    both = axes(smoothing="none", cleaning="on,off")
+    with pytest.raises(UsageError, match="holds other faces of validation than"):
+        ablate([frames[0], f"--config.uncleaned={pictures}/first", *both], tmp_path / "run")
+    with pytest.raises(UsageError, match=r"config.smoothing: .*window"):
+        windows = "--config.smoothing.windows=4"
+        ablate([frames[0], windows, *axes(smoothing="search")], tmp_path / "run")
+    with pytest.raises(UsageError, match="without commas and colons"):
+        ablate([frames[0], *axes(smoothing="none")], tmp_path / "a,b")
     assert not (tmp_path / "run").exists()
+
+
+def test_synthetic_faces_must_be_told_from_the_others(pictures, tmp_path):
+    arguments = [
+        f"--config.data={pictures}/first", f"--config.synthetic_data={pictures}/first",
+        f"--config.backbone={pictures}/backbone",
+        *axes(views="main", smoothing="none", encoder="frozen", synthetic="0.4"),
+    ]  # fmt: skip
+    with pytest.raises(UsageError, match="the source 'first_faces' is also that of the other"):
+        ablate(arguments, tmp_path / "run")
+
+
+def test_the_command_runs_its_stages_in_processes_of_their_own(pictures, tmp_path, capsys):
+    arguments = [
+        f"--config={CONFIG}", *TINY, f"--config.data={pictures}/first",
+        f"--config.backbone={pictures}/backbone", f"--workdir={tmp_path}/run",
+        *axes(views="mouth", smoothing="none", encoder="frozen"),
+    ]  # fmt: skip
+    assert main(["ablate", *arguments]) == 0
+    printed = capsys.readouterr().out
+    assert "| base | 0." in printed
+    assert f"fer-jax ablate --config={CONFIG} {TINY[0]}" in printed
+    took = json.loads(next((tmp_path / "run" / "commands").glob("tables*.json")).read_text())
+    assert took["peak_bytes"] > 100 << 20  # JAX alone
+    assert took["command"][:2] == ["fer-jax", "extract"]
+    # A stage that fails is told by its last line and its log; the command says so.
+    (tmp_path / "run" / "stages.json").unlink()
+    (pictures / "backbone" / "params.safetensors").rename(tmp_path / "gone")
+    assert main(["ablate", *arguments]) == 1
+    (tmp_path / "gone").rename(pictures / "backbone" / "params.safetensors")

@@ -236,3 +236,26 @@ def test_memory_at_the_size_of_the_entry():
 def test_block_below_one_is_refused():
     with pytest.raises(FerJaxError, match="block=0 must be at least 1; the default is 8"):
         scalar_attention(*_draw(1, 4)[:3], block=0)
+
+
+def test_one_item_and_more_axes():
+    arrays = [jnp.asarray(x) for x in _draw(6, 37)]
+    output, gradients = _with_gradients(*arrays)
+    one, one_gradients = _with_gradients(*(x[4] for x in arrays))
+    lone = _with_gradients(*(x[4:5] for x in arrays))
+    assert one.shape == (37,)
+    for found, expected in zip([one, *one_gradients], jax.tree.leaves(lone), strict=True):
+        np.testing.assert_array_equal(found, expected[0])
+    each = jax.vmap(_with_gradients)(*arrays)
+    folded = _with_gradients(*(x.reshape(2, 3, 37) for x in arrays))
+    for found in (each, jax.tree.map(lambda x: x.reshape(6, 37), folded)):
+        for ours, theirs in zip(
+            jax.tree.leaves(found), jax.tree.leaves((output, gradients)), strict=True
+        ):
+            np.testing.assert_array_equal(ours, theirs)
+
+
+def test_arrays_of_different_shapes_are_named(annotations_off):
+    query = jnp.zeros((2, 3, 4))
+    with pytest.raises(FerJaxError, match=r"are \(2, 3, 4\), \(3, 2, 4\) and \(2, 3, 4\)"):
+        scalar_attention(query, jnp.zeros((3, 2, 4)), query)

@@ -122,6 +122,22 @@ def test_the_carrier_is_the_one_whose_loss_costs_most():
     assert {-1, 0, 1, 2} == set(expected)
 
 
+def test_the_choice_is_among_the_classes_that_count():
+    config, params, features, means = case("linear")
+    few = np.array([4, 1, 2])
+    choice, changes = view_changes(config, params, features, means, few)
+    logits, rows = np.log(by_formula("linear", params, features)), np.arange(9)
+    full = softmax(logits[:, few])
+    np.testing.assert_array_equal(choice, full.argmax(axis=1))
+    assert (few[choice] != logits.argmax(axis=1)).any()
+    for name in WIDTHS:
+        absent = features | {name: np.broadcast_to(means[name], features[name].shape)}
+        without = softmax(np.log(by_formula("linear", params, absent))[:, few])
+        # float32 against float64, as above.
+        expected = full[rows, choice] - without[rows, choice]
+        np.testing.assert_allclose(changes[name], expected, atol=1e-6)
+
+
 # --- of a data set
 
 
@@ -255,6 +271,19 @@ def test_tokens_have_maps_for_features(folder, tmp_path):
     assert evaluate(folder, "--attribution", "--out", tmp_path / "out", bundle="token") == 0
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())["attribution"]
     assert min(abs(value) for value in found["change"].values()) > 1e-4
+
+
+def test_a_class_that_the_data_lack_is_never_the_choice(folder, tmp_path):
+    """The labels are of Other, the bundle of Contempt: seven classes are in both."""
+    save_bundle(tiny_two_view_bundle("entry", "affectnet8"), tmp_path / "b")
+    assert evaluate(folder, "--attribution", "--out", tmp_path / "o", bundle=tmp_path / "b") == 0
+    metrics = json.loads((tmp_path / "o" / "metrics.json").read_text())
+    moved = metrics["attribution"]["classes"]
+    assert [one["name"] for one in moved] == [one["name"] for one in metrics["classes"]]
+    label = read_csv(tmp_path / "o" / "predictions.csv")
+    seen = label.label[label.status == "ok"]
+    chosen = np.bincount(seen, minlength=len(moved)).tolist()
+    assert [one["frames"] for one in moved] == chosen
 
 
 def test_what_has_no_views_to_tell_apart_is_refused(folder, tmp_path, capsys):

@@ -58,6 +58,13 @@ def test_cutmix_pastes_one_rectangle_and_counts_it(batch):
     assert 0 < clipped < 20
 
 
+def test_one_image_has_nothing_to_be_mixed_with(batch, annotations_off):
+    with pytest.raises(
+        FerJaxError, match=r"images of \(16, 16, 3\) and targets of \(8,\): .* batch"
+    ):
+        mix(jax.random.key(0), *(x[0] for x in batch))
+
+
 def test_lambda_follows_beta():
     stats = pytest.importorskip("scipy.stats")
     images, targets = jnp.zeros((2, 2, 2, 3)), jnp.eye(2)

@@ -3,6 +3,7 @@
 import functools
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import scipy.optimize
@@ -10,6 +11,7 @@ from jax.sharding import NamedSharding, PartitionSpec
 
 from fer_jax.errors import FerJaxError
 from fer_jax.ops.calibration import (
+    BIN_SCHEMES,
     CALIBRATIONS,
     apply_calibration,
     confidence_bins,
@@ -134,6 +136,45 @@ def test_scaling_makes_the_error_small(sample):
     after = apply_calibration(logits, found)
     assert (np.argmax(after, axis=1) == logits.argmax(axis=1)).all()
     assert expected_calibration_error(_softmax(np.asarray(after)), labels) < before / 2
+
+
+@pytest.mark.parametrize("kind", CALIBRATIONS)
+def test_scaling_of_one_row(sample, kind):
+    logits = jnp.asarray(sample[0])
+    numbers = {"scale": jnp.linspace(0.5, 2, CLASSES), "offset": jnp.linspace(-1, 1, CLASSES)}
+    numbers = {"temperature": 2.7} if kind == "temperature" else numbers
+    scaled = apply_calibration(logits, numbers)
+    one = apply_calibration(logits[7], numbers)
+    assert one.shape == (CLASSES,)
+    np.testing.assert_array_equal(one, scaled[7])
+    each = jax.vmap(apply_calibration, (0, None))(logits, numbers)
+    np.testing.assert_array_equal(each, scaled)
+
+
+@pytest.mark.parametrize("scheme", BIN_SCHEMES)
+def test_error_of_one_row_and_of_more_axes(sample, scheme):
+    probabilities, labels = jnp.asarray(_softmax(sample[0])), jnp.asarray(sample[1])
+    error = jax.jit(functools.partial(expected_calibration_error, scheme=scheme))
+    rows = probabilities[:20], labels[:20]
+    each = [error(*row) for row in zip(*rows, strict=True)]
+    lone = [error(p[None], y[None]) for p, y in zip(*rows, strict=True)]
+    np.testing.assert_array_equal(each, lone)
+    np.testing.assert_array_equal(jax.vmap(error)(*rows), each)
+    folded = error(probabilities.reshape(8, 50, CLASSES), labels.reshape(8, 50))
+    assert folded == error(probabilities, labels)
+    confidence = probabilities.max(axis=1)
+    bins = functools.partial(confidence_bins, scheme=scheme)
+    np.testing.assert_array_equal(bins(confidence.reshape(8, 50)), bins(confidence).reshape(8, 50))
+    assert bins(confidence[3]) == bins(confidence[3:4])[0]
+
+
+def test_fit_over_more_axes(sample):
+    logits, labels = sample
+    fit = jax.jit(functools.partial(fit_calibration, "vector", steps=5))
+    folded = fit(logits.reshape(8, 50, CLASSES), labels.reshape(8, 50))
+    for name, found in fit(logits, labels).items():
+        # Two programs, measured 1e-6.
+        np.testing.assert_allclose(folded[name], found, rtol=1e-5)
 
 
 def test_what_cannot_be(sample):

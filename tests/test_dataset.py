@@ -158,3 +158,17 @@ def test_a_selection_part_takes_whole_subjects_or_videos(data, column):
     train, selection = split_selection(data, rows, 0.3, 0)
     assert not set(names[train]) & set(names[selection]) - {""}
     assert len(selection) == pytest.approx(21, abs=3)
+
+
+@pytest.mark.parametrize("change", ["label", "subject", "shard"])
+def test_a_fingerprint_is_of_what_is_stored_and_not_of_where(data, copy, change):
+    assert FaceData.open(copy).fingerprint() == data.fingerprint()
+    changed = FaceData.open(copy)
+    if change == "shard":
+        shard = max((copy / "faces" / "1.0.0").glob("*array_record*"))
+        shard.write_bytes(shard.read_bytes() + b"0")
+    else:
+        column = changed.index[change].copy()
+        column[3] = 6 if change == "label" else "x"
+        changed.index[change] = column
+    assert changed.fingerprint() != data.fingerprint()

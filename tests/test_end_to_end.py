@@ -1,6 +1,7 @@
 """Two encoders and their fusion trained together, on images."""
 
 import dataclasses
+import shutil
 
 import jax
 import numpy as np
@@ -90,3 +91,14 @@ def test_rates_of_blocks_decay_in_each_encoder_by_itself():
 def test_what_cannot_run_says_why(folder, tmp_path, sources, kind, message):  # noqa: F811
     with pytest.raises(kind, match=message):
         fuse(tiny(folder, sources, end_to_end=True), tmp_path / "run")
+
+
+def test_it_is_not_gone_on_with_from_other_bundles(folder, tmp_path):  # noqa: F811
+    for name in ("main", "aux"):
+        shutil.copytree(folder / name, tmp_path / name)
+    config = tiny(tmp_path, **CHANGES, data=str(folder / "data"))
+    fuse(config, tmp_path / "run")
+    shutil.rmtree(tmp_path / "main")
+    shutil.copytree(folder / "aux", tmp_path / "main")
+    with pytest.raises(UsageError, match="holds other faces, labels or features than"):
+        fuse(config, tmp_path / "run")

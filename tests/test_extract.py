@@ -1,6 +1,7 @@
 """Tables of features: the same as a recognizer's, bit for bit after an interruption, or refused."""
 
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from pictures import write_picture
 from tiny_bundles import noise_faces, write_tiny_bundle
 
 import fer_jax
+from fer_jax.bundle import bundle_hash
 from fer_jax.cli.main import main
 from fer_jax.data.builder import build
 from fer_jax.data.dataset import FaceData
@@ -151,3 +153,16 @@ def test_what_is_no_table_says_so(folder, table, tmp_path):
     np.savez(tmp_path / "short.npz", key=np.array(["a"]), features=np.zeros((2, 3)))
     with pytest.raises(FerJaxError, match="1 keys and 2 rows"):
         FeatureTable.open(tmp_path / "short.npz")
+
+
+def test_a_bundle_is_known_by_what_it_computes(tmp_path):
+    """Neither where it lies nor its scores matter; how faces are prepared does."""
+    write_tiny_bundle(tmp_path / "a", "affwild2_expr")
+    shutil.copytree(tmp_path / "a", tmp_path / "b")
+    document = json.loads((tmp_path / "b" / "bundle.json").read_text())
+    document["scores"] = {"selection_macro_f1": 1.0}
+    (tmp_path / "b" / "bundle.json").write_text(json.dumps(document))
+    assert bundle_hash(tmp_path / "b") == bundle_hash(tmp_path / "a")
+    document["views"]["main"]["mean"] = [0.4, 0.4, 0.4]
+    (tmp_path / "b" / "bundle.json").write_text(json.dumps(document))
+    assert bundle_hash(tmp_path / "b") != bundle_hash(tmp_path / "a")

@@ -14,12 +14,13 @@ from tiny_bundles import write_tiny_bundle
 
 from fer_jax.bundle import load_bundle
 from fer_jax.cli.main import main
-from fer_jax.errors import FerJaxError, UsageError
-from fer_jax.evaluate.calibrate import calibrated, store_calibration
+from fer_jax.errors import FerJaxError
+from fer_jax.evaluate import frame_evaluation
+from fer_jax.evaluate.calibrate import calibrated, in_bundle_order
+from fer_jax.evaluate.filters import Filter
 from fer_jax.evaluate.frame_evaluation import FrameOptions, evaluate_predictions
 from fer_jax.evaluate.frame_report import frame_report_text
-from fer_jax.evaluate.frame_scores import Smoothing, parse_smoothing
-from fer_jax.evaluate.intervals import compare_videos
+from fer_jax.evaluate.intervals import bootstrap_videos, compare_videos
 from fer_jax.labels import label_space
 from fer_jax.predict.table import read_csv
 
@@ -79,10 +80,12 @@ def report(tree):
     said = []
     metrics = evaluate_predictions(
         [root / "strong.csv"], root / "aff", "validation", out,
-        options=FrameOptions(Smoothing("box", 5), calibrate="vector"),
+        options=FrameOptions(Filter("box", 5), calibrate="vector"),
         compare=[root / "weak.csv"], say=said.append,
     )  # fmt: skip
-    assert said == ["1 of 4 videos have no prediction: d."]
+    note = "1 of 4 videos have no prediction: d."
+    assert said == [note, f"{root / 'weak.csv'}: {note}"]
+    assert metrics["notes"][:1] + metrics["notes"][-1:] == said
     return metrics, out
 
 
@@ -226,9 +229,39 @@ def test_calibration_says_what_it_is_worth_elsewhere(report):
     found = report[0]["fitted_calibration"]
     assert found["calibration"]["kind"] == "vector"
     assert found["calibration"]["refers_to"] == "smoothed"
+    smoothing = report[0]["smoothing"] | {"fill": "hold"}
+    assert found["calibration"]["smoothing"] == smoothing
     assert found["after"] < found["before"]
     assert found["after"] < found["after_left_out"]
     assert "stored_in" not in found
+
+
+def test_people_of_one_film_are_drawn_and_left_out_together(tmp_path, monkeypatch):
+    rng, rows, lines = np.random.default_rng(5), [], ["video,frame,label"]
+    for video in ("a_left", "a_right", "b", "c"):
+        rows += [(f"{video}.mp4", i) for i in range(1, 21)]
+        lines += [f"{video},{i},{rng.integers(0, 3)}" for i in range(1, 21)]
+    raw = rng.dirichlet(np.ones(8), len(rows))
+    write_table(tmp_path / "p.csv", rows, raw=raw)
+    (tmp_path / "l.csv").write_text("\n".join(lines) + "\n")
+    given, fit = [], frame_evaluation.calibrate
+    monkeypatch.setattr(
+        frame_evaluation, "calibrate", lambda *a, **k: (given.append(a[3]), fit(*a, **k))[1]
+    )
+    metrics = evaluate_predictions(
+        [tmp_path / "p.csv"], tmp_path / "l.csv", "validation", tmp_path / "out",
+        options=FrameOptions(calibrate="temperature"),
+    )  # fmt: skip
+    np.testing.assert_array_equal(given[0], np.repeat([0, 0, 1, 2], 20))
+    assert [one["frames"] for one in metrics["videos"]] == [20] * 4
+    truth = np.array([int(line.split(",")[2]) for line in lines[1:]])
+    tables = [
+        sklearn.metrics.confusion_matrix(truth[own], raw[own].argmax(axis=1), labels=range(8))
+        for own in (slice(40), slice(40, 60), slice(60, 80))
+    ]
+    low, high = bootstrap_videos(np.stack(tables)).accuracy.tolist()
+    assert metrics["accuracy"]["low"] == low
+    assert metrics["accuracy"]["high"] == high
 
 
 @pytest.fixture
@@ -246,6 +279,7 @@ def test_calibration_is_stored_in_the_bundle(tree, bundle, tmp_path, capsys):
     stored = load_bundle(bundle).calibration
     assert stored["kind"] == "temperature"
     assert stored["refers_to"] == "frames"
+    assert "smoothing" not in stored
     after = {file.name: file.read_bytes() for file in bundle.iterdir()}
     changed = {name for name in before if before[name] != after[name]}
     assert changed == {"bundle.json"}
@@ -256,10 +290,51 @@ def test_calibration_is_stored_in_the_bundle(tree, bundle, tmp_path, capsys):
 
 def test_a_vector_is_stored_in_the_bundles_order(bundle):
     numbers = {"scale": list(range(8)), "offset": [0.5] * 8}
-    stored = store_calibration(bundle, {"kind": "vector", **numbers}, CLASSES[::-1])
+    stored = in_bundle_order(bundle, {"kind": "vector", **numbers}, CLASSES[::-1])
     assert stored["scale"] == [7, 6, 5, 4, 3, 2, 1, 0]
     with pytest.raises(FerJaxError, match=r"its classes are Neutral.*calibration is of Anger"):
-        store_calibration(bundle, {"kind": "vector", **numbers}, label_space("expw").classes)
+        in_bundle_order(bundle, {"kind": "vector", **numbers}, label_space("expw").classes)
+
+
+def _evaluate(root, out, *arguments, name="strong"):
+    files = ("--predictions", root / f"{name}.csv", "--labels", root / "aff", "--out", out)
+    return main(["evaluate", *map(str, (*files, *arguments))])
+
+
+def test_a_bundle_that_cannot_hold_the_calibration_is_told_before_the_work(
+    tree, tmp_path, capsys, monkeypatch
+):
+    other = write_tiny_bundle(tmp_path / "other", labels="expw")
+    monkeypatch.setattr("fer_jax.evaluate.frame_evaluation.predicted", None)  # the work
+    for bundle, message in ((other, "its classes are Anger"), (tmp_path / "no", "no bundle")):
+        out = tmp_path / "out"
+        assert _evaluate(tree[0], out, "--calibrate", "vector", "--bundle", bundle) == 1
+        assert message in capsys.readouterr().err
+        assert not out.exists()
+
+
+def test_a_calibration_without_a_bundle_is_said_to_be_stored_in_none(tree, tmp_path, capsys):
+    assert _evaluate(tree[0], tmp_path / "out", "--calibrate", "temperature") == 0
+    assert "the calibration is stored in no bundle" in capsys.readouterr().err
+
+
+def test_a_report_that_cannot_be_written_leaves_all_as_it_was(
+    tree, bundle, tmp_path, monkeypatch, capsys
+):
+    root, _ = tree
+    out = tmp_path / "out"
+    assert _evaluate(root, out) == 0
+    before = {file.name: file.read_bytes() for file in (*out.iterdir(), *bundle.iterdir())}
+
+    def full(*arguments):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fer_jax.evaluate.frame_page.page", full)
+    options = ("--overwrite", "--calibrate", "temperature", "--bundle", bundle)
+    assert _evaluate(root, out, *options, name="weak") == 1
+    assert f"{out}/" in capsys.readouterr().err
+    after = {file.name: file.read_bytes() for file in (*out.iterdir(), *bundle.iterdir())}
+    assert after == before
 
 
 def test_bundle_and_table_of_its_predictions_score_alike(bundle, tmp_path, capsys):
@@ -306,7 +381,7 @@ def test_a_single_video_has_scores_without_intervals(tmp_path):
     )
     metrics = evaluate_predictions(
         [tmp_path / "p.csv"], tmp_path / "l.csv", "validation", tmp_path / "out",
-        options=FrameOptions(Smoothing("median", 3)),
+        options=FrameOptions(Filter("median", 3)),
     )  # fmt: skip
     assert metrics["macro_f1"]["low"] is None
     assert metrics["smoothing_gain"] is None
@@ -323,13 +398,6 @@ def test_nothing_to_score_is_refused(tmp_path):
     with pytest.raises(FerJaxError, match=r"l\.csv: no frame has a label of the predictions' cla"):
         evaluate_predictions(*arguments)
     assert not (tmp_path / "out").exists()
-
-
-@pytest.mark.parametrize("text", ["box", "box:4", "box:-3", "box:x", "flat:3", "box:0"])
-def test_smoothing_is_read(text):
-    assert parse_smoothing("majority:31") == Smoothing("majority", 31)
-    with pytest.raises(UsageError, match=f"--smooth '{text}': must be KERNEL:WINDOW, of box"):
-        parse_smoothing(text)
 
 
 @pytest.mark.parametrize(

@@ -103,6 +103,10 @@ def test_labels_of_a_csv_file(tmp_path):
         ("video,frame,label\na,one,1\n", "line 2: frame 'one' is no number"),
         ("video,frame,label\na,1,8\n", "line 2: label 8 is outside -1 to 7"),
         ("video,frame,label\na,1,Bored\n", "line 2: label 'Bored' is not in the space"),
+        ("video,frame,label\na,1,--1\n", "line 2: label '--1' is not in the space"),
+        ("video,frame,label\na,1,²\n", "line 2: label '²' is not in the space"),
+        ("video,frame,label\na,9999999999999999999,1\n", "frame '9999999999999999999' is no num"),
+        ("video,frame,label\n" + "a" * 140_000 + ",1,1\n", r"line 2: no CSV \(field larger"),
         ("video,frame,label\na,0,1\n", "frame 0 of a; frames are counted from 1"),
         ("video,frame,label\na,1,1\na,1,1\n", "frame 1 of a is there twice"),
         ("video,frame,label\n", "has no frame"),
@@ -124,6 +128,11 @@ def test_annotations_that_cannot_be_trusted(root, tmp_path):
     write_labels(root, "validation", "e", [1, "x", 1])
     with pytest.raises(FerJaxError, match=r"e\.txt: line 3: 'x' is no class number"):
         read_labels(root)
+    write_labels(tmp_path, "train", "a", [1])
+    folder = next(tmp_path.rglob("a.txt")).parent
+    (folder / "README.txt").write_text("Labels of the challenge.\n")
+    with pytest.raises(FerJaxError, match=r"README\.txt: .* move it elsewhere if it is none"):
+        read_labels(folder)
 
 
 def test_probabilities_of_tables(tmp_path):
@@ -132,6 +141,7 @@ def test_probabilities_of_tables(tmp_path):
         [("clips/b.mp4", 2), ("clips/b.mp4", 1), ("clips/b.mp4", 3), ("clips/b.mp4", 3)],
         status=["ok", "no_face", "low_quality", "ok"],
         box=[[0, 0, 9, 9], [np.nan] * 4, [0, 0, 5, 5], [0, 0, 6, 5]],
+        face_id=[0, -1, 1, 0],
     )
     shuffled = SPACE.classes[::-1]
     other = write_table(tmp_path / "two.csv", [("crops/a_left/00007.jpg", 1)], shuffled, seed=1)
@@ -169,6 +179,10 @@ def test_probabilities_of_text_files(tmp_path):
         ("image_location,A,B\nb/00001.jpg,1,1\n", "they add up to 2; apply a softmax"),
         ("image_location,A,A\nb/00001.jpg,1,0\n", "names a class twice"),
         ("what,is,this\n", "not a prediction table"),
+        ("b/00001.jpg," + "1" * 140_000 + "\n", r"line 1: no CSV \(field larger"),
+        ("b/00001.jpg,1\nb/00002.jpg,1\nb/00001.jpg,3\n", "frame 1 of b is there twice"),
+        ("b/00001.jpg,1\nb/00001.jpg,-1\n", "frame 1 of b is there twice"),
+        ("x/b/00001.jpg,1\ny/b/00002.jpg,1\n", "b is both x/b and y/b"),
     ],
 )
 def test_predictions_that_cannot_be_trusted(tmp_path, content, message):
@@ -176,6 +190,23 @@ def test_predictions_that_cannot_be_trusted(tmp_path, content, message):
     with pytest.raises(FerJaxError, match=message) as error:
         read_frame_probabilities(tmp_path / "p.txt")
     assert str(tmp_path / "p.txt") in str(error.value)
+
+
+def test_names_of_videos_end_where_their_extension_begins(tmp_path):
+    names = ("a.x", "a.y", "v.1", "v.2.MP4", "d/c.avi", "w")
+    raw = write_table(tmp_path / "p.csv", [(name, 1) for name in names])
+    # As Excel saves it.
+    (tmp_path / "p.csv").write_bytes(b"\xef\xbb\xbf" + (tmp_path / "p.csv").read_bytes())
+    found = read_frame_probabilities(tmp_path / "p.csv")
+    assert found.video.tolist() == ["a.x", "a.y", "c", "v.1", "v.2", "w"]
+    np.testing.assert_array_equal(found.probabilities, raw[[0, 1, 4, 2, 3, 5]])
+    assert found.notes == ()
+    write_table(tmp_path / "p.csv", [("d/v.mp4", 1), ("d/v.avi", 1)])
+    with pytest.raises(FerJaxError, match=r"v is both d/v\.mp4 and d/v\.avi"):
+        read_frame_probabilities(tmp_path / "p.csv")
+    write_table(tmp_path / "p.csv", [("v", 1), ("v", 1)])
+    with pytest.raises(FerJaxError, match=r"p\.csv: frame 1 of v is there twice"):
+        read_frame_probabilities(tmp_path / "p.csv")
 
 
 def test_files_that_do_not_go_together(tmp_path):
@@ -187,7 +218,7 @@ def test_files_that_do_not_go_together(tmp_path):
     with pytest.raises(FerJaxError, match=r"2\.csv: its classes Anger.* are not those of the fi"):
         read_frame_probabilities(tmp_path)
     write_table(tmp_path / "3.csv", [("x/b.mp4", 1), ("y/b.mp4", 2)])
-    with pytest.raises(FerJaxError, match="b is in x and in y"):
+    with pytest.raises(FerJaxError, match=r"b is both x/b\.mp4 and y/b\.mp4"):
         read_frame_probabilities(tmp_path / "3.csv")
     for nothing in ([], [tmp_path / "none.csv"]):
         with pytest.raises(FerJaxError, match=r"no such file|were named"):

@@ -3,6 +3,7 @@
 Focal loss, logit adjustment and effective numbers: against their papers' equations in float64.
 """
 
+import functools
 import itertools
 import pathlib
 
@@ -322,3 +323,35 @@ def test_effective_numbers(beta):
     np.testing.assert_allclose(class_weights(counts, "effective", beta=beta), expected, rtol=1e-6)
     with pytest.raises(FerJaxError, match=r"beta=1.5 is outside \[0, 1\]"):
         class_weights(counts, "effective", beta=1.5)
+
+
+@pytest.mark.parametrize("kind", ["hard_ignored", "soft"])
+@pytest.mark.parametrize("name", LOSSES)
+def test_one_sample_and_more_axes(goldens, name, kind):
+    logits, targets = jnp.asarray(goldens["logits"]), jnp.asarray(goldens[kind])
+    options = {"class_weights": goldens["weights"], "label_smoothing": 0.1}
+    prior = log_prior(COUNTS)
+    loss = jax.jit(functools.partial(classification_loss, name, log_prior=prior, **options))
+    mask = jnp.arange(24) % 5 / 4
+    each = [loss(*row) for row in zip(logits, targets, strict=True)]
+    rows = [loss(row[None], target[None]) for row, target in zip(logits, targets, strict=True)]
+    np.testing.assert_array_equal(each, rows)
+    # float32 sums in another order: measured 1.2e-7.
+    mapped = jax.vmap(loss)(logits, targets)
+    np.testing.assert_allclose(mapped, np.transpose(each), rtol=TOLERANCE)
+    np.testing.assert_array_equal(loss(goldens["logits"][0], goldens[kind][0]), each[0])
+    folded = [x.reshape(4, 6, *x.shape[1:]) for x in (logits, targets, mask)]
+    np.testing.assert_array_equal(
+        loss(*folded[:2], mask=folded[2]), loss(logits, targets, mask=mask)
+    )
+    gradient = jax.grad(lambda *row: loss(*row)[0])
+    one, whole = gradient(logits[0], targets[0]), gradient(logits, targets)
+    np.testing.assert_allclose(one, whole[0], atol=TOLERANCE, rtol=TOLERANCE)  # 3e-7 of it
+
+
+def test_shapes_that_do_not_fit_are_named(annotations_off):
+    logits = jnp.zeros((2, 3, 8))
+    with pytest.raises(FerJaxError, match=r"targets of shape \(3, 2\) for logits of \(2, 3, 8\)"):
+        weighted_cross_entropy(logits, jnp.zeros((3, 2), int))
+    with pytest.raises(FerJaxError, match=r"a mask of shape \(3, 2\) .*; give \(2, 3\)"):
+        weighted_cross_entropy(logits, jnp.zeros((2, 3), int), mask=jnp.ones((3, 2)))

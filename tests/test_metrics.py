@@ -1,5 +1,7 @@
 """Against scikit-learn, with equality and not tolerance: both divide the same integers."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jax.sharding import NamedSharding, PartitionSpec
 
+from fer_jax.errors import FerJaxError
 from fer_jax.ops.metrics import (
     accuracy,
     balanced_accuracy,
@@ -112,3 +115,27 @@ def test_scores_do_not_depend_on_the_order_of_classes(order, cells):
     np.testing.assert_array_equal(permuted.f1, found.f1[list(order)])
     np.testing.assert_allclose(permuted.macro_f1, found.macro_f1, rtol=1e-15)
     assert permuted.accuracy == found.accuracy or np.isnan(found.accuracy)
+
+
+def test_one_sample_and_more_axes():
+    labels, predictions = (jnp.asarray(x).at[5].set(-1) for x in _draw(5, 60))
+    whole = confusion_matrix(labels, predictions, CLASSES)
+    one = functools.partial(confusion_matrix, num_classes=CLASSES)
+    for i in (0, 5):
+        expected = confusion_matrix(labels[i : i + 1], predictions[i : i + 1], CLASSES)
+        np.testing.assert_array_equal(one(labels[i], predictions[i]), expected)
+    np.testing.assert_array_equal(jax.vmap(one)(labels, predictions).sum(axis=0), whole)
+    np.testing.assert_array_equal(one(labels[0], predictions[0], mask=jnp.array(False)), 0)
+    np.testing.assert_array_equal(
+        one(np.array([1])[0], np.array([2])[0]), one(*np.array([[1], [2]]))
+    )
+    folded = (x.reshape(3, 20) for x in (labels, predictions, jnp.ones(60)))
+    np.testing.assert_array_equal(confusion_matrix(*list(folded)[:2], CLASSES), whole)
+
+
+def test_arrays_of_different_shapes_are_named(annotations_off):
+    labels = jnp.zeros((2, 3), int)
+    with pytest.raises(FerJaxError, match=r"\(2, 3\), predictions \(3, 2\) and the mask None"):
+        confusion_matrix(labels, labels.T, 2)
+    with pytest.raises(FerJaxError, match=r"the mask \(6,\); give one shape"):
+        confusion_matrix(labels, labels, 2, jnp.ones(6))

@@ -247,7 +247,7 @@ def test_videos_without_crops(folder, tmp_path, capsys):
     sample = write_sample(tmp_path / "sample.txt", rows)
     assert submit(folder, "--out", tmp_path / "out", sample=sample) == 1
     printed = capsys.readouterr().err
-    assert "1 of the sample's 5 videos have no folder of crops (nowhere)" in printed
+    assert "1 of the sample's 5 videos have no crop of its frames (nowhere)" in printed
     assert not (tmp_path / "out").exists()
     assert submit(folder, "--out", tmp_path / "out", "--allow-empty", sample=sample) == 0
     assert "all their rows say Neutral" in capsys.readouterr().err
@@ -256,7 +256,7 @@ def test_videos_without_crops(folder, tmp_path, capsys):
     # None at all is a wrong folder, whatever is allowed.
     sample = write_sample(tmp_path / "none.txt", [("nowhere", 1)])
     assert submit(folder, "--out", tmp_path / "none", "--allow-empty", sample=sample) == 1
-    assert "1 of the sample's 1 videos have no folder" in capsys.readouterr().err
+    assert "1 of the sample's 1 videos have no crop" in capsys.readouterr().err
 
 
 def test_a_crop_that_is_no_picture_is_filled(folder, tmp_path, capsys):
@@ -297,6 +297,10 @@ def test_samples_that_cannot_be(folder, tmp_path, rows, message, capsys):
         (["--out", "o", "--crops", "c", "--table", "t"], "one of the two"),
         (["--out", "o", "--crops", "c"], "--bundle B is missing"),
         (["--check", "f", "--out", "o"], "--out is for writing a file"),
+        (["--check", "f", "--smooth", "box:5"], "--smooth is for writing a file"),
+        (["--check", "f", "--allow-empty"], "--allow-empty is for writing a file"),
+        (["--out", "o", "--table", "t", "--batch-size", "4"], "--batch-size goes with --crops"),
+        (["--out", "o", "--table", "t", "--any-crops"], "--any-crops goes with --crops"),
     ],
 )
 def test_wrong_use_is_one_line(folder, arguments, message, capsys):

@@ -69,6 +69,14 @@ def good_lines():
             lambda lines: [*lines[:4], "", *lines[4:]],
             ["line 5: is empty", "7 rows, the sample has 6"],
         ),
+        (
+            lambda lines: [*lines[:4], "a_left/00001.jpg, 1", *lines[5:-1], f" {lines[-1]}"],
+            [
+                "line 5: 'a_left/00001.jpg, 1' has blanks about a value",
+                "line 7: ' c/00001.jpg,1' has blanks about a value",
+            ],
+        ),
+        (lambda lines: [f"{lines[0]} ", *lines[1:]], ["line 1: 'image_location,Neutral"]),
         (lambda lines: [], ["is empty; the first line must be image_location,"]),
     ],
 )
@@ -85,6 +93,14 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path, change, findings, capsys
     assert len(printed) == len(findings)
     for line, finding in zip(printed, findings, strict=True):
         assert line.startswith(f"{path}: {finding}")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16"])
+def test_a_byte_order_mark_is_named(tmp_path, encoding):
+    sample = read_sample(write_sample(tmp_path / "sample.txt", ROWS))
+    (tmp_path / "f.txt").write_text("\n".join(good_lines()), encoding=encoding)
+    found = check_submission(tmp_path / "f.txt", sample)
+    assert found == ("begins with a byte-order mark; write it as UTF-8 without one",)
 
 
 def test_many_findings_are_counted(tmp_path):

@@ -1,6 +1,7 @@
 """The whole recipe on a mini Aff-Wild2, by its command: done once, and not done again."""
 
 import json
+import shutil
 from pathlib import Path
 
 import mini_trees
@@ -11,6 +12,8 @@ from tiny_bundles import write_tiny_bundle
 import fer_jax
 from fer_jax.cli.main import main
 from fer_jax.predict.table import read_csv
+from fer_jax.recipes.two_view import _stages
+from fer_jax.recipes.two_view_config import TwoViewConfig
 
 CONFIG = Path(__file__).parent.parent / "configs" / "emotic_mae.py"
 TINY = [
@@ -110,5 +113,21 @@ def test_nothing_is_done_again_but_what_a_change_asks_for(folder, run, capsys):
 def test_a_misspelt_field_is_named(folder, capsys):
     assert train(folder, "--config.fuse.optimiser.learning_rate=1") == 2
     assert "config.fuse.optimiser: no such field" in capsys.readouterr().err
-    assert train(folder, "--config.smoothing.windows=a,b") == 2
-    assert "config.smoothing.windows='a,b'" in capsys.readouterr().err
+    for value, message in (("a,b", "config.smoothing.windows='a,b'"), ("4", "window=4")):
+        assert train(folder, f"--config.smoothing.windows={value}", f"--workdir={folder}/no") == 2
+        assert message in capsys.readouterr().err
+    assert not (folder / "no").exists()
+
+
+def test_other_weights_under_the_same_name_make_another_run(folder, tmp_path):
+    def settings():
+        data, backbone = str(folder / "data"), str(tmp_path / "backbone")
+        stages = _stages(TwoViewConfig(data=data, backbone=backbone), tmp_path)
+        return [stage.settings for stage in stages[:3]]
+
+    write_tiny_bundle(tmp_path / "backbone", None)
+    before = settings()
+    assert settings() == before
+    shutil.rmtree(tmp_path / "backbone")
+    write_tiny_bundle(tmp_path / "backbone", None, seed=1)
+    assert all(now != then for now, then in zip(settings(), before, strict=True))

@@ -7,17 +7,17 @@ import pytest
 from sklearn.metrics import f1_score
 from tiny_bundles import write_tiny_bundle
 
-from fer_jax.bundle import load_bundle
+from fer_jax.bundle import load_bundle, update_document
 from fer_jax.cli.main import main
-from fer_jax.errors import FerJaxError
+from fer_jax.errors import FerJaxError, UsageError
+from fer_jax.evaluate.filters import NONE, Filter, filters, parse_filter
 from fer_jax.evaluate.frames import Timeline
+from fer_jax.evaluate.smooth_table import Span, TableFilter, smooth_table
 from fer_jax.evaluate.window_search import (
-    NONE,
-    Filter,
-    filters,
     search_document,
     search_text,
     search_windows,
+    store_smoothing,
 )
 from fer_jax.labels import label_space
 from fer_jax.ops.smoothing import smooth_probabilities
@@ -55,6 +55,24 @@ def films():
 @pytest.fixture(scope="module")
 def search(films):
     return search_windows(films, filters(["box", "majority"], WINDOWS), folds=3)
+
+
+def test_a_calibration_of_another_filter_goes(tmp_path):
+    bundle = write_tiny_bundle(tmp_path / "b", labels="affwild2_expr")
+    box = {"kernel": "box", "window": 5, "stride": 1, "lookahead": None, "fill": "hold"}
+    scaled = {"kind": "temperature", "temperature": 2.0, "of": "log_probabilities"}
+    for calibration, kept in (
+        ({"refers_to": "frames"}, True),
+        ({"refers_to": "smoothed", "smoothing": box}, True),
+        ({"refers_to": "smoothed", "smoothing": box | {"window": 7}}, False),
+        ({"refers_to": "smoothed"}, False),
+    ):
+        update_document(bundle, calibration=scaled | calibration)
+        note = store_smoothing(bundle, box)
+        loaded = load_bundle(bundle)
+        assert loaded.smoothing == box
+        assert loaded.calibration == (scaled | calibration if kept else None)
+        assert note is None if kept else "is taken out" in note
 
 
 def test_finds_the_filter_that_helps(search):
@@ -139,6 +157,13 @@ def test_one_video_cannot_be_divided():
         search_windows(_films(videos=2), filters(["box"], [5]))  # two people of v0
 
 
+@pytest.mark.parametrize("text", ["box", "box:4", "box:-3", "box:x", "flat:3", "box:0"])
+def test_smoothing_is_read(text):
+    assert parse_filter("majority:31") == Filter("majority", 31)
+    with pytest.raises(UsageError, match=f"--smooth '{text}': must be KERNEL:WINDOW, of box"):
+        parse_filter(text)
+
+
 # The command.
 
 
@@ -218,6 +243,18 @@ def test_faces_are_smoothed_apart_and_images_are_frames_of_their_folder(tmp_path
     assert images.fill.tolist() == ["none"] * 4 + ["hold", "none"]
 
 
+def test_a_face_without_probabilities_is_not_that_of_its_neighbour():
+    raw = np.array([[1, 0], [1, 0], [np.nan, np.nan], [np.nan, np.nan], [0, 1]], np.float32)
+    table = PredictionTable.from_probabilities(
+        CLASSES[:2], video=["v"] * 5, frame=[1, 2, 2, 3, 4], time_s=np.zeros(5),
+        face_id=[0, 0, 1, -1, 0], box=np.zeros((5, 4)), fill=["none"] * 5, raw=raw,
+        status=["ok", "ok", "low_quality", "no_face", "ok"],
+    )  # fmt: skip
+    found = smooth_table(table, TableFilter(window=Span(1)))
+    np.testing.assert_array_equal(found.prob[:, 0], np.float32([1, 1, np.nan, 1, 0]))
+    assert found.fill.tolist() == ["none", "none", "none", "hold", "none"]
+
+
 def test_search_writes_what_it_found(films, tmp_path, capsys):
     _table(films, tmp_path / "p.csv")
     write_tiny_bundle(tmp_path / "bundle")
@@ -250,7 +287,13 @@ def test_search_writes_what_it_found(films, tmp_path, capsys):
         (["--window", "5", "--fill", "last"], "no way 'last' to fill gaps; one of hold"),
         (["--window", "5", "--folds", "1", "--labels", "x"], "--labels goes with --search"),
         (["--search"], "--labels is missing"),
-        (["--search", "--labels", "x", "--window", "5"], "--search tries --windows"),
+        (["--search", "--labels", "x", "--window", "5"], "--window is of one filter, --search tr"),
+        (["--search", "--labels", "x", "--kernel", "box"], "--kernel is of one filter"),
+        (["--search", "--labels", "x", "--stride", "5"], "--stride is of one filter"),
+        (["--window", "5", "--folds", "9"], "--folds goes with --search"),
+        (["--window", "5", "--strides", "3"], "--strides goes with --search"),
+        (["--window", "5", "--split", "x"], "--split goes with --search"),
+        (["--search", "--labels", "x", "--lookahead", "2000"], "lookahead=2000"),
         (["--search", "--labels", "x", "--folds", "1"], "--folds 1 must be at least 2"),
         (["--search", "--labels", "x", "--windows", "5", "8"], "window=8 has no middle"),
         (["--search", "--labels", "x", "--strides", "0"], "stride=0 must be at least 1"),
@@ -259,6 +302,24 @@ def test_search_writes_what_it_found(films, tmp_path, capsys):
 def test_wrong_use_is_told_before_anything_is_read(tmp_path, capsys, arguments, message):
     assert main(["smooth", "nowhere.csv", "--out", str(tmp_path / "out"), *arguments]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_bundle_that_cannot_hold_a_filter_is_told_before_the_search(tmp_path, capsys):
+    arguments = ["smooth", "nowhere.csv", "--search", "--labels", "x", "--out", str(tmp_path / "o")]
+    write_tiny_bundle(tmp_path / "encoder", labels=None)
+    for name, message in (("no", "no bundle"), ("encoder", "predicts nothing that could be smo")):
+        assert main([*arguments, "--bundle", str(tmp_path / name)]) == 1
+        assert message in capsys.readouterr().err
+
+
+def test_windows_that_nobody_named_fit_the_look_ahead(films, tmp_path, monkeypatch):
+    _table(films, tmp_path / "p.csv")
+    monkeypatch.setattr("fer_jax.evaluate.filters.WINDOWS", (5, 11, 15))
+    arguments = ["smooth", str(tmp_path / "p.csv"), "--search", "--kernels", "box"]
+    arguments += ["--labels", str(tmp_path / "labels.csv"), "--out", str(tmp_path / "out")]
+    assert main([*arguments, "--lookahead", "10"]) == 0
+    grid = json.loads((tmp_path / "out" / "search.json").read_text())["grid"]
+    assert [one["window"] for one in grid] == [1, 11, 15]
 
 
 def test_seconds_need_times(films, tmp_path, capsys):

@@ -14,6 +14,7 @@ from pathlib import Path
 from fer_jax.errors import FerJaxError
 
 _INTERVAL = 0.02  # seconds between two looks at a process's memory
+_GRACE = 10.0  # seconds that a command has to save what it has when this one is stopped
 _FIELD = re.compile(r"^(RssAnon|VmHWM):\s+(\d+) kB$", flags=re.MULTILINE)
 
 
@@ -57,7 +58,11 @@ def run(argv: Sequence[str], log: Path | None = None) -> Run:
                         continue
                 seconds = time.monotonic() - begin
             except BaseException:
-                process.kill()
+                process.terminate()
+                try:
+                    process.wait(_GRACE)
+                except subprocess.TimeoutExpired:
+                    process.kill()
                 raise
         if code:
             errors.seek(0)

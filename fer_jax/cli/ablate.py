@@ -1,5 +1,6 @@
 """`fer-jax ablate`: what each piece of the method is worth, on one's own data."""
 
+import signal
 import sys
 from collections.abc import Sequence
 
@@ -40,6 +41,8 @@ def main(argv: Sequence[str]) -> int:
     from fer_jax.recipes.ablation import run_ablation
     from fer_jax.recipes.ablation_table import table_text
 
+    # Stopped by a supervisor, it stops the command under way, too.
+    signal.signal(signal.SIGTERM, lambda number, frame: sys.exit(128 + number))
     document = run_ablation(
         config,
         workdir,

@@ -45,19 +45,24 @@ def _parser() -> argparse.ArgumentParser:
     add("--labels", "--annotations", metavar="PATH", help="what predictions are scored against")
     add("--split", default="validation", help="part of the data or labels (%(default)s)")
     add("--out", metavar="DIR", required=True, help="folder for the report")
-    add("--smooth", metavar="KERNEL:WINDOW", help="score smoothed frames as well, such as box:101")
+    add(
+        "--smooth",
+        metavar="KERNEL:WINDOW",
+        help="score smoothed frames as well, such as box:101; none for single frames alone (a "
+        "bundle's own filter, if it has one)",
+    )
     add(
         "--fill",
         metavar="METHOD",
-        default="hold",
-        help="how frames without a face get a prediction: hold, nearest, linear, prior "
-        "(%(default)s)",
+        help="how frames without a face get a prediction: hold, nearest, linear, prior (as the "
+        "bundle's filter says, else hold)",
     )
     add("--compare", metavar="Q", nargs="+", help="predictions of another model, to compare with")
     add(
         "--calibrate",
         metavar="KIND",
-        help="fit temperature or vector on this split, and store it in the bundle",
+        help="fit temperature or vector on this split, and store it in --bundle; without one it "
+        "is in metrics.json alone",
     )
     add(
         "--attribution",
@@ -86,14 +91,15 @@ def main(argv: Sequence[str]) -> int:
     """
     arguments = _parser().parse_args(argv)
     _check(arguments)
+    from fer_jax.evaluate.filters import parse_filter
     from fer_jax.evaluate.frame_evaluation import FrameOptions, evaluate_predictions
     from fer_jax.evaluate.frame_report import frame_report_text
-    from fer_jax.evaluate.frame_scores import parse_smoothing
     from fer_jax.evaluate.report import report_text
     from fer_jax.evaluate.robustness import parse_regions
 
     options = FrameOptions(
-        smoothing=parse_smoothing(arguments.smooth) if arguments.smooth else None,
+        smoothing=None if arguments.smooth in (None, "none") else parse_filter(arguments.smooth),
+        own_filter=arguments.smooth is None,
         fill=arguments.fill,
         calibrate=arguments.calibrate,
         bundle=arguments.bundle if arguments.calibrate else None,
@@ -107,6 +113,8 @@ def main(argv: Sequence[str]) -> int:
         "say": lambda line: print(f"fer-jax evaluate: {line}", file=sys.stderr),
     }
     if arguments.predictions:
+        if arguments.calibrate and not arguments.bundle:
+            common["say"]("the calibration is stored in no bundle, since --bundle names none")
         metrics = evaluate_predictions(
             arguments.predictions, arguments.labels, arguments.split, arguments.out, **common
         )
@@ -135,8 +143,8 @@ def _check(arguments: argparse.Namespace) -> None:
             raise UsageError(
                 "--data goes with --bundle; name the labels of predictions by --labels"
             )
-        for name in ("attribution", "cover"):
-            if getattr(arguments, name):
+        for name in ("attribution", "cover", "batch-size"):
+            if getattr(arguments, name.replace("-", "_")):
                 raise UsageError(f"--{name} needs the faces themselves; use --bundle and --data")
         if arguments.bundle and not arguments.calibrate:
             raise UsageError(

@@ -52,20 +52,20 @@ def _parser() -> argparse.ArgumentParser:
         help="how far a window reaches ahead; left out, it is centred")  # fmt: skip
     one = parser.add_argument_group("one filter")
     add = one.add_argument
-    add("--kernel", default="box", help="(%(default)s)")
+    add("--kernel", help="(box)")
     add("--window", metavar="N", help="frames (odd if centred), or seconds: 101, 3.4s")
-    add("--stride", metavar="N", default="1", help="evaluate every N frames or seconds (1)")
+    add("--stride", metavar="N", help="evaluate every N frames or seconds (1)")
     add("--width", type=float, metavar="FRAMES",
         help="of a gaussian or exponential kernel; left out, a third of its reach")  # fmt: skip
     search = parser.add_argument_group("search")
     add = search.add_argument
     add("--search", action="store_true", help="find the best filter")
     add("--labels", "--annotations", metavar="PATH", help="what predictions are scored against")
-    add("--split", default="validation", help="part of the labels (%(default)s)")
+    add("--split", help="part of the labels (validation)")
     add("--kernels", nargs="+", metavar="K", help="which to try (all)")
     add("--windows", nargs="+", type=int, metavar="N", help="frames, which to try (5 ... 1001)")
-    add("--strides", nargs="+", type=int, metavar="N", default=[1], help="which to try (1)")
-    add("--folds", type=int, default=5, metavar="N", help="of videos (%(default)s)")
+    add("--strides", nargs="+", type=int, metavar="N", help="which to try (1)")
+    add("--folds", type=int, metavar="N", help="of videos (5)")
     add("--bundle", metavar="B", help="store the choice as this bundle's default")
     return parser
 
@@ -84,19 +84,32 @@ def main(argv: Sequence[str]) -> int:
     return _search(options) if options.search else _apply(options)
 
 
+# The options of each way, and what they are where they are left out.
+_ONE = {"kernel": "box", "window": None, "stride": "1", "width": None}
+_SEARCH = {
+    "labels": None, "split": "validation", "kernels": None, "windows": None, "strides": [1],
+    "folds": 5, "bundle": None,
+}  # fmt: skip
+
+
 def _check(options: argparse.Namespace) -> None:
-    if options.search:
-        if not options.labels:
-            raise UsageError("--labels is missing: a search needs something to score against")
-        if options.window or options.width:
-            raise UsageError("--search tries --windows and --kernels; leave --window, --width out")
-        if options.folds < 2:
-            raise UsageError(f"--folds {options.folds} must be at least 2")
-        return
-    for name in ("labels", "kernels", "windows", "bundle"):
-        if getattr(options, name):
-            raise UsageError(f"--{name} goes with --search; add it, or leave --{name} out")
-    if not options.window:
+    """Raises UsageError for options of the other way, and puts in what was left out."""
+    if options.search and not options.labels:
+        raise UsageError("--labels is missing: a search needs something to score against")
+    for name in _ONE if options.search else _SEARCH:
+        if getattr(options, name) is not None:
+            raise UsageError(
+                f"--{name} is of one filter, --search tries --kernels, --windows, --strides; "
+                f"leave --{name} out"
+                if options.search
+                else f"--{name} goes with --search; add it, or leave --{name} out"
+            )
+    for name, value in (_ONE | _SEARCH).items():
+        if getattr(options, name) is None:
+            setattr(options, name, value)
+    if options.search and options.folds < 2:
+        raise UsageError(f"--folds {options.folds} must be at least 2")
+    if not options.search and not options.window:
         raise UsageError("--window is missing; give one such as 101 or 3.4s, or --search for one")
 
 
@@ -176,11 +189,11 @@ def _search(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from fer_jax.atomic import atomic_directory, check_free
+    from fer_jax.evaluate.filters import WINDOWS, filters
     from fer_jax.evaluate.frames import read_frame_probabilities, read_labels, timeline
     from fer_jax.evaluate.window_picture import draw_search
     from fer_jax.evaluate.window_search import (
-        WINDOWS,
-        filters,
+        check_smoothable,
         search_document,
         search_text,
         search_windows,
@@ -188,10 +201,14 @@ def _search(options: argparse.Namespace) -> int:
     )
     from fer_jax.ops.smoothing import KERNELS
 
-    _try(options, itertools.product(options.kernels or KERNELS, options.windows or WINDOWS))
-    tried = filters(
-        options.kernels or KERNELS, options.windows or WINDOWS, options.strides, options.lookahead
-    )
+    kernels = options.kernels or KERNELS
+    # A window that is shorter than its look-ahead cannot be; of those that nobody named, none is.
+    shortest = (options.lookahead or 0) + 1
+    windows = options.windows or [n for n in WINDOWS if n >= shortest] or WINDOWS
+    _try(options, itertools.product(kernels, windows))
+    tried = filters(kernels, windows, options.strides, options.lookahead)
+    if options.bundle:
+        check_smoothable(options.bundle)
     out = Path(options.out)
     check_free(out, marker=_MARKER, overwrite=options.overwrite)
     labels = read_labels(options.labels, options.split)
@@ -212,6 +229,7 @@ def _search(options: argparse.Namespace) -> int:
         (partial / _MARKER).write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
     print(text, end="")
     if options.bundle:
-        store_smoothing(options.bundle, document["smoothing"])
+        if note := store_smoothing(options.bundle, document["smoothing"]):
+            print(f"fer-jax smooth: {note}", file=sys.stderr)
         print(f"fer-jax smooth: stored in {options.bundle}", file=sys.stderr)
     return 0

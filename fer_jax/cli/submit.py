@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ from fer_jax.errors import UsageError
 if TYPE_CHECKING:
     from fer_jax.data.affwild2_files import Sample
     from fer_jax.evaluate.frame_probabilities import FrameProbabilities
+    from fer_jax.predict.finished import FinishedVideos
 
 _DESCRIPTION = """\
 Writes what the ABAW challenge takes: a class number for each frame that its sample file names.
@@ -30,9 +32,16 @@ DIR gets
   filled.csv       the rows of frames that had no prediction, and how each was filled
   submission.json  what it was made of, and how
 
+A run over crops that was stopped goes on when it is started again: what was predicted of finished
+videos waits in DIR.partial, which is removed at the end.
+
 Frames are smoothed as the bundle says (`fer-jax smooth --search --bundle B` stores what is best),
 or as --smooth says. --check exits with 1 where something is wrong.
 """
+_WRITING = (
+    "bundle", "crops", "table", "out", "smooth", "fill", "allow-missing", "allow-empty",
+    "any-crops", "batch-size", "overwrite",
+)  # fmt: skip
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -90,14 +99,17 @@ def main(argv: Sequence[str]) -> int:
 def _check_usage(arguments: argparse.Namespace) -> None:
     """Raises UsageError unless the options name one of the three ways."""
     if arguments.check:
-        for name in ("bundle", "crops", "table", "out"):
-            if getattr(arguments, name):
+        for name in _WRITING:
+            if getattr(arguments, name.replace("-", "_")):
                 raise UsageError(f"--{name} is for writing a file; leave it out beside --check")
         return
     if not arguments.out:
         raise UsageError("--out DIR is missing, or --check FILE; see --help")
     if bool(arguments.crops) == bool(arguments.table):
         raise UsageError("name --crops DIR with --bundle B, or --table T; one of the two")
+    for name in ("any-crops", "batch-size") if arguments.table else ():
+        if getattr(arguments, name.replace("-", "_")):
+            raise UsageError(f"--{name} goes with --crops; leave it out beside --table")
     if arguments.crops and not arguments.bundle:
         raise UsageError("--bundle B is missing, which is to be run on --crops")
 
@@ -136,7 +148,11 @@ def _submit(arguments: argparse.Namespace) -> int:
     check_sample(arguments.sample, sample)
     smoothing, fill = _smoothing(arguments)
     check_smoothing(smoothing, fill)
-    found, about = _read(arguments) if arguments.table else _run(arguments, sample)
+    finished = None
+    if arguments.table:
+        found, about = _read(arguments)
+    else:
+        found, about, finished = _run(arguments, sample)
     made = make_submission(
         sample,
         official_classes(found.classes, arguments.allow_missing),
@@ -153,6 +169,8 @@ def _submit(arguments: argparse.Namespace) -> int:
     about |= {"smoothing": smoothing, "fill": fill, "notes": notes}
     with atomic_directory(out, marker=DOCUMENT_FILE, overwrite=arguments.overwrite) as folder:
         save_submission(folder, arguments.sample, sample, made, about)
+    if finished is not None:
+        finished.remove()
     rows, filled = len(made.label), int(made.filled.sum())
     print(f"{out}: {rows:,} rows of {len(sample.videos):,} videos, {filled:,} of them filled")
     return 0
@@ -161,7 +179,7 @@ def _submit(arguments: argparse.Namespace) -> int:
 def _smoothing(arguments: argparse.Namespace) -> tuple[dict[str, Any] | None, str]:
     """The filter, as a bundle holds it, and how frames are filled."""
     from fer_jax.bundle import read_document
-    from fer_jax.evaluate.frame_scores import parse_smoothing
+    from fer_jax.evaluate.filters import parse_filter
 
     own = read_document(Path(arguments.bundle))[1]["smoothing"] if arguments.bundle else None
     fill = arguments.fill or (own or {}).get("fill", "hold")
@@ -174,7 +192,7 @@ def _smoothing(arguments: argparse.Namespace) -> tuple[dict[str, Any] | None, st
         return own, fill
     if arguments.smooth == "none":
         return None, fill
-    return dataclasses.asdict(parse_smoothing(arguments.smooth)), fill
+    return dataclasses.asdict(parse_filter(arguments.smooth)), fill
 
 
 def _read(arguments: argparse.Namespace) -> tuple["FrameProbabilities", dict[str, Any]]:
@@ -186,33 +204,46 @@ def _read(arguments: argparse.Namespace) -> tuple["FrameProbabilities", dict[str
 
 def _run(
     arguments: argparse.Namespace, sample: "Sample"
-) -> tuple["FrameProbabilities", dict[str, Any]]:
-    """What the bundle says of the crops of the sample's videos, and what was run on what."""
-    from fer_jax.data.affwild2 import find_crops
+) -> tuple["FrameProbabilities", dict[str, Any], "FinishedVideos"]:
+    """What the bundle says of the sample's crops, what was run on what, and what it kept."""
+    from fer_jax.data.affwild2 import CROP_KINDS, find_crops
     from fer_jax.data.affwild2_units import TEMPLATES
     from fer_jax.evaluate.frame_probabilities import FrameProbabilities
     from fer_jax.predict.about import bundle_fields
     from fer_jax.predict.crops import check_template, find_videos, predict_crops
+    from fer_jax.predict.finished import FinishedVideos
     from fer_jax.predict.recognizer import load
     from fer_jax.predict.submission import official_classes
 
     kind, known = find_crops(arguments.crops)
-    folders = find_videos(known, sample.videos, arguments.crops, arguments.allow_empty)
+    template = TEMPLATES[kind or CROP_KINDS[0]]
+    if not kind:
+        _tell(
+            f"{arguments.crops}: its name does not say how its faces are aligned; they are taken "
+            f"as {template!r}, as those of cropped_aligned are"
+        )
+    videos = find_videos(known, sample, arguments.crops, arguments.allow_empty)
     recognizer = load(arguments.bundle, batch_size=arguments.batch_size)
     official_classes(recognizer.classes, arguments.allow_missing)  # before hours of work
     if not arguments.any_crops:
-        check_template(recognizer, TEMPLATES[kind])
+        check_template(recognizer, template)
     problems: list[str] = []
 
     def on_problem(line: str) -> None:
         problems.append(line)
         _tell(line)
 
-    last = {name: int(frames.max()) for name, frames in sample.frames.items()}
-    columns = predict_crops(recognizer, folders, last, on_problem=on_problem, progress=True)
+    out = Path(os.path.abspath(arguments.out))
+    finished = FinishedVideos(out.with_name(f"{out.name}.partial"), recognizer)
+    columns = predict_crops(
+        recognizer, videos, on_problem=on_problem, finished=finished, progress=True
+    )
     notes = (f"{len(problems)} crops could not be read, and are filled.",) if problems else ()
-    about = {"crops": arguments.crops, **bundle_fields(recognizer)}
-    return FrameProbabilities(recognizer.classes, *columns, notes), about
+    about = {
+        "crops": {"path": arguments.crops, "template": template, "template_assumed": not kind},
+        **bundle_fields(recognizer),
+    }
+    return FrameProbabilities(recognizer.classes, *columns, notes), about, finished
 
 
 def _tell(line: str) -> None:

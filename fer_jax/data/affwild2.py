@@ -146,8 +146,8 @@ def find_crops(folder: str | os.PathLike[str]) -> tuple[str, dict[str, Path]]:
         folder: such as `cropped_aligned`, beside which `cropped_aligned_new_50_vids` may lie.
 
     Returns:
-        The kind, one of `CROP_KINDS` (`cropped_aligned` where the folder's name does not say); and
-        the folder of each video. Of a video that is in several, the named folder's counts.
+        The kind, one of `CROP_KINDS`, or empty where the folder's name does not say; and the
+        folder of each video. Of a video that is in several, the named folder's counts.
 
     Raises:
         FerJaxError: there is no such folder.
@@ -158,7 +158,7 @@ def find_crops(folder: str | os.PathLike[str]) -> tuple[str, dict[str, Path]]:
             f"{folder}: is no folder; name the one of the crops, such as cropped_aligned"
         )
     match = _CROPS.fullmatch(_plain(folder.name))
-    kind = match[1] if match else CROP_KINDS[0]
+    kind = match[1] if match else ""
     search = _Search(folder.parent)
     search.crop_folder(folder, kind)
     for sibling in sorted(folder.parent.iterdir()) if match else ():

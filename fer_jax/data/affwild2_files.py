@@ -291,8 +291,8 @@ def _size(path: Path) -> int:
         raise _unreadable(path, error) from error
 
 
-def read_bytes(path: Path) -> bytes:
-    """The content of a text file as UTF-8, without a byte-order mark.
+def read_bytes(path: Path, *, raw: bool = False) -> bytes:
+    """The content of a text file as UTF-8, without a byte-order mark; or as it is, if raw.
 
     Raises:
         FerJaxError: the file cannot be read, or is none: a pipe would be waited for.
@@ -303,6 +303,11 @@ def read_bytes(path: Path) -> bytes:
         content = path.read_bytes()
     except OSError as error:
         raise _unreadable(path, error) from error
+    return content if raw else as_utf8(content)
+
+
+def as_utf8(content: bytes) -> bytes:
+    """A text as UTF-8 without a byte-order mark; one with the mark of UTF-16 is taken so."""
     if content.startswith((b"\xff\xfe", b"\xfe\xff")):  # Windows' "Unicode"
         return content.decode("utf-16", errors="replace").encode()
     return content.removeprefix(b"\xef\xbb\xbf")

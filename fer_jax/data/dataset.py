@@ -1,6 +1,7 @@
 """Opens a data set of faces: its index, and its records by number."""
 
 import functools
+import hashlib
 import json
 import os
 import zipfile
@@ -175,6 +176,21 @@ class FaceData:
 
     def __len__(self) -> int:
         return len(self.index["label"])
+
+    def fingerprint(self) -> str:
+        """SHA-256 of the index, the annotations, and the names and sizes of the shards."""
+        digest = hashlib.sha256()
+        for name, column in sorted(self.index.items()):
+            digest.update(name.encode())
+            digest.update(np.ascontiguousarray(column).tobytes())
+        annotations = self.path / "annotations.npz"
+        if annotations.exists():
+            digest.update(annotations.read_bytes())
+        for path in sorted((self.path / NAME / VERSION).glob("*"), key=str):
+            found = path.stat()
+            size = found.st_size if hasattr(found, "st_size") else found.length  # of a bucket
+            digest.update(f"{path.name} {size}".encode())
+        return digest.hexdigest()
 
     @property
     def template(self) -> str:

@@ -109,8 +109,8 @@ def joined(tables: Sequence[FeatureTable]) -> FeatureTable:
     """Tables of several data sets as one, read into memory; one table is itself.
 
     Args:
-        tables: made by the same encoder. Keys, videos and subjects get the number of their table
-            before them (`0/`, `1/`, ...), as data sets may use the same ones.
+        tables: made by the same encoder. Keys get the number of their table before them (`0/`,
+            `1/`, ...), as data sets may use the same ones.
 
     Returns:
         All rows, table after table.
@@ -123,7 +123,7 @@ def joined(tables: Sequence[FeatureTable]) -> FeatureTable:
         return first
     for table in tables[1:]:
         for what in ("bundle", "view", "kind", "compute"):
-            if table.about.get(what) != first.about.get(what):
+            if _made_by(table, what) != _made_by(first, what):
                 raise FerJaxError(
                     f"{table.path}: is of another {what} than {first.path}; extract both by the "
                     "same bundle with the same options"
@@ -139,10 +139,9 @@ def joined(tables: Sequence[FeatureTable]) -> FeatureTable:
                 f"{first.features.shape[1:]}; extract both by the same bundle"
             )
     index = {name: np.concatenate([table.index[name] for table in tables]) for name in first.index}
-    number = np.repeat(np.arange(len(tables)), [len(table) for table in tables])
-    for name in {"key", "video", "subject"} & index.keys():
-        named = np.char.add(np.char.add(number.astype(np.str_), "/"), index[name])
-        index[name] = np.where(index[name] == "", "", named)
+    index["key"] = np.concatenate(
+        [np.char.add(f"{number}/", table.index["key"]) for number, table in enumerate(tables)]
+    )
     votes = None
     if any(table.votes is not None for table in tables):
         none = np.zeros((1, len(first.label_space)), np.float32)
@@ -156,12 +155,10 @@ def joined(tables: Sequence[FeatureTable]) -> FeatureTable:
     return FeatureTable(first.path, features, index, votes, first.label_space, about)
 
 
-def fingerprint(index: dict[str, np.ndarray]) -> str:
-    """SHA-256 of which faces there are, in which order."""
-    digest = hashlib.sha256()
-    for key in index["key"].tolist():
-        digest.update(key.encode(errors="surrogateescape") + b"\0")
-    return digest.hexdigest()
+def _made_by(table: FeatureTable, what: str) -> Any:
+    """What made a table; a bundle is what it holds, not where it lies."""
+    found = table.about.get(what)
+    return (found["sha256"], found["model"]) if what == "bundle" and found else found
 
 
 class FeatureWriter:

@@ -33,6 +33,7 @@ def view_changes(
     params: fusion.Params,
     features: Features,
     reference: Mapping[str, Float[Array | np.ndarray, "..."]],
+    outputs: Int[Array | np.ndarray, "choices"] | None = None,
 ) -> tuple[Int32[Array, "b"], dict[str, Float32[Array, "b"]]]:
     r"""The choice, and how much of its probability goes when one source is dropped; pure.
 
@@ -44,10 +45,11 @@ def view_changes(
         params: its parameters.
         features: by source, as `models.fusion.apply` takes them.
         reference: what stands for a source that is dropped, of the shape of one face's features.
+        outputs: the logits among which is chosen; None for all.
 
     Returns:
-        The class that is chosen with all sources; and for each source the change: above 0 where
-        the source spoke for the choice, below where it spoke against it.
+        The place among `outputs` that is chosen with all sources; and for each source the change:
+        above 0 where the source spoke for the choice, below where it spoke against it.
 
     Raises:
         FerJaxError: features that do not fit the params, or each other.
@@ -63,7 +65,8 @@ def view_changes(
     """
 
     def probabilities(given: Features) -> Float32[Array, "b class"]:
-        return jax.nn.softmax(fusion.apply(config, params, given)[0])
+        logits = fusion.apply(config, params, given)[0]
+        return jax.nn.softmax(logits if outputs is None else logits[:, outputs])
 
     everything = probabilities(features)
     choice = everything.argmax(axis=-1).astype(jnp.int32)
@@ -102,7 +105,7 @@ class Attribution:
     """What the views did to the choice of some faces.
 
     Attributes:
-        classes: of the bundle.
+        classes: among which was chosen.
         choice: of single faces, index into `classes`.
         changes: by view, for each face.
         reference_faces: how many the mean features are of.
@@ -156,7 +159,11 @@ def check_two_views(recognizer: Recognizer) -> None:
 
 
 def attribute(
-    recognizer: Recognizer, data: FaceData, rows: Int[np.ndarray, "rows"], progress: bool = False
+    recognizer: Recognizer,
+    data: FaceData,
+    rows: Int[np.ndarray, "rows"],
+    outputs: Mapping[str, int],
+    progress: bool = False,
 ) -> Attribution:
     """Runs a bundle of two views over faces, with both and with each one dropped.
 
@@ -164,6 +171,7 @@ def attribute(
         recognizer: of the bundle.
         data: the data set.
         rows: which of its faces.
+        outputs: the classes among which is chosen, and the place of each among the logits.
         progress: show a bar if there is a terminal.
 
     Returns:
@@ -179,6 +187,7 @@ def attribute(
     features = _highest(lambda params, images: encode(params, images)[1])
     explain = _highest(jax.jit(view_changes, static_argnums=0))
     params = jax.tree.map(jnp.asarray, bundle.params)
+    columns = np.asarray([*outputs.values()])
 
     steps = min(len(rows), REFERENCE_FACES)
     chosen = rows[np.arange(steps) * len(rows) // steps]
@@ -186,13 +195,13 @@ def attribute(
     choices, parts = [], []
     for images, mask in prepared_batches(recognizer, data, rows, progress):
         given = features(params, images)
-        choice, changes = explain(configs["fusion"], params["fusion"], given, reference)
+        choice, changes = explain(configs["fusion"], params["fusion"], given, reference, columns)
         choices.append(np.asarray(choice)[mask])
         parts.append({name: np.asarray(values)[mask] for name, values in changes.items()})
     # jax sorts the keys of dicts.
     sources = configs["fusion"].sources
     changes = {name: np.concatenate([part[name] for part in parts]) for name in sources}
-    return Attribution(recognizer.classes, np.concatenate(choices), changes, steps)
+    return Attribution(tuple(outputs), np.concatenate(choices), changes, steps)
 
 
 def _mean_features(

@@ -1,6 +1,5 @@
-"""Fits a calibration on a split, says what it is worth on other videos, and stores it."""
+"""Fits a calibration on a split, says what it is worth on other videos, fits it to a bundle."""
 
-import json
 import os
 from pathlib import Path
 from typing import Any
@@ -8,8 +7,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float, Int
 
-from fer_jax.atomic import atomic_file
-from fer_jax.bundle import DOCUMENT_FILE, read_document
+from fer_jax.bundle import read_document
 from fer_jax.errors import FerJaxError
 from fer_jax.ops.calibration import (
     apply_calibration,
@@ -60,22 +58,26 @@ def calibrate(
     group: Int[np.ndarray, "rows"],
     *,
     refers_to: str,
+    smoothing: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Fits a calibration, and measures it on groups that it was not fitted on.
+
+    A bundle keeps what was fitted; no command applies it by itself, `calibrated` does.
 
     Args:
         kind: one of `ops.calibration.CALIBRATIONS`.
         probabilities: rows that add up to 1.
         labels: of the rows, none of them -1.
-        group: the number of the row's video; halves of them are fitted for each other.
+        group: the number of the row's film or person; halves of them are fitted for each other.
         refers_to: `frames` or `smoothed`: what the rows are.
+        smoothing: the filter of smoothed rows and its `fill`, as a bundle's `smoothing` holds them.
 
     Returns:
         `calibration`, the field of a bundle; and the calibration error `before`, `after` on the
         same rows, and `after_left_out` where each half of the groups is scaled as fitted on the
         other one (None where there is a single group).
     """
-    calibration = _fitted(kind, probabilities, labels, refers_to)
+    calibration = _fitted(kind, probabilities, labels)
     after = calibrated(probabilities, calibration)
     numbers = np.unique(group)
     left_out = None
@@ -83,23 +85,46 @@ def calibrate(
         half: Bool[np.ndarray, "rows"] = np.isin(group, numbers[::2])
         others = np.empty_like(after)
         for part in (half, ~half):
-            fitted = _fitted(kind, probabilities[~part], labels[~part], refers_to)
+            fitted = _fitted(kind, probabilities[~part], labels[~part])
             others[part] = calibrated(probabilities[part], fitted)
         left_out = _error(others, labels)
     return {
-        "calibration": calibration,
+        "calibration": calibration
+        | {"of": "log_probabilities", "refers_to": refers_to}
+        | ({"smoothing": smoothing} if smoothing else {}),
         "before": _error(probabilities, labels),
         "after": _error(after, labels),
         "after_left_out": left_out,
     }
 
 
-def store_calibration(
-    path: str | os.PathLike[str],
-    calibration: dict[str, Any],
-    classes: tuple[str, ...],
+def bundle_order(path: str | os.PathLike[str], classes: tuple[str, ...]) -> list[int]:
+    """Where each class of a bundle is among those of a calibration that it is to hold.
+
+    Args:
+        path: the bundle.
+        classes: in the order of the calibration's numbers.
+
+    Returns:
+        Indices into `classes`.
+
+    Raises:
+        FerJaxError: no bundle, or one of other classes.
+    """
+    _, fields, _ = read_document(Path(path))
+    own = fields["labels"].classes if fields["labels"] else ()
+    if sorted(own) != sorted(classes):
+        raise FerJaxError(
+            f"{path}: its classes are {', '.join(own) or 'none'}, the calibration is of "
+            f"{', '.join(classes)}; calibrate on labels of the bundle's own classes"
+        )
+    return [classes.index(name) for name in own]
+
+
+def in_bundle_order(
+    path: str | os.PathLike[str], calibration: dict[str, Any], classes: tuple[str, ...]
 ) -> dict[str, Any]:
-    """Writes a calibration into bundle.json; weights and golden sample stay as they are.
+    """A calibration as a bundle's field holds it, for `bundle.update_document`.
 
     Args:
         path: the bundle.
@@ -107,37 +132,22 @@ def store_calibration(
         classes: in the order of its numbers.
 
     Returns:
-        What was written, its numbers in the order of the bundle's classes.
+        The calibration, its numbers in the order of the bundle's classes.
 
     Raises:
-        FerJaxError: no bundle, or one of other classes.
+        FerJaxError: as `bundle_order`.
     """
-    path = Path(path)
-    _, fields, _ = read_document(path)
-    own = fields["labels"].classes if fields["labels"] else ()
-    if sorted(own) != sorted(classes):
-        raise FerJaxError(
-            f"{path}: its classes are {', '.join(own) or 'none'}, the calibration is of "
-            f"{', '.join(classes)}; calibrate on labels of the bundle's own classes"
-        )
-    order = [classes.index(name) for name in own]
-    stored = {
+    order = bundle_order(path, classes)
+    return {
         name: [value[i] for i in order] if isinstance(value, list) else value
         for name, value in calibration.items()
     }
-    document = json.loads((path / DOCUMENT_FILE).read_text(encoding="utf-8"))
-    document["calibration"] = stored
-    with atomic_file(path / DOCUMENT_FILE) as partial:
-        partial.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    return stored
 
 
-def _fitted(
-    kind: str, probabilities: np.ndarray, labels: np.ndarray, refers_to: str
-) -> dict[str, Any]:
+def _fitted(kind: str, probabilities: np.ndarray, labels: np.ndarray) -> dict[str, Any]:
     found = fit_calibration(kind, log_probabilities(probabilities), labels)
     numbers = {name: np.asarray(value, np.float64).tolist() for name, value in found.items()}
-    return {"kind": kind, **numbers, "of": "log_probabilities", "refers_to": refers_to}
+    return {"kind": kind, **numbers}
 
 
 def _error(probabilities: np.ndarray, labels: np.ndarray) -> float:

@@ -1,6 +1,5 @@
 """Scores a bundle on a split of a data set, and says on what and how in metrics.json."""
 
-import contextlib
 import dataclasses
 import datetime
 import functools
@@ -8,24 +7,21 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from jaxtyping import Int
 
 from fer_jax import __version__
-from fer_jax.atomic import atomic_file
+from fer_jax.bundle import update_document
 from fer_jax.data.pipeline import FaceData, select
 from fer_jax.errors import FerJaxError, UsageError
 from fer_jax.evaluate.attribution import attribute, check_two_views
-from fer_jax.evaluate.calibrate import calibrate, store_calibration
+from fer_jax.evaluate.calibrate import bundle_order, calibrate, in_bundle_order
+from fer_jax.evaluate.filters import Filter
 from fer_jax.evaluate.frame_evaluation import (
-    METRICS_FILE,
     SINGLE_FRAMES,
-    TABLE_FILE,
     FrameOptions,
-    check_free,
     evaluate_frames,
 )
 from fer_jax.evaluate.frame_labels import labels_of
@@ -34,14 +30,19 @@ from fer_jax.evaluate.frame_scores import score_fields
 from fer_jax.evaluate.intervals import LEVEL, RESAMPLES, bootstrap
 from fer_jax.evaluate.picture import draw_confusion
 from fer_jax.evaluate.report import number_of, report_text, title_of, where_of
+from fer_jax.evaluate.report_files import (
+    METRICS_FILE,
+    PICTURE_FILE,
+    TABLE_FILE,
+    check_free,
+    report_files,
+)
 from fer_jax.evaluate.robustness import covered_images, covers
 from fer_jax.evaluate.running import logits_of
 from fer_jax.labels import LabelMap, LabelSpace, label_map
 from fer_jax.ops.metrics import confusion_matrix, scores
 from fer_jax.predict.about import bundle_fields
 from fer_jax.predict.recognizer import Recognizer, load, softmax
-
-PICTURE_FILE = "confusion.png"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -140,10 +141,13 @@ def evaluate_bundle(
     if options.attribution:
         check_two_views(recognizer)
     classes = shared_classes(recognizer.bundle.labels, data.label_space)
+    if options.stored_in is not None:
+        bundle_order(options.stored_in, classes.names)  # before the work
     if (data.index["video"][rows] != "").all():
         other = read_frame_probabilities(compare) if compare else None
         return _evaluate_videos(
-            recognizer, data, split, out_dir, options, other, ", ".join(map(str, compare)),
+            recognizer, data, split, out_dir, _with_own_filter(options, recognizer), other,
+            ", ".join(map(str, compare)),
             progress, say,
         )  # fmt: skip
     if options.smoothing or compare or options.attribution:
@@ -176,15 +180,34 @@ def evaluate_bundle(
         choice = logits.argmax(axis=1)
         metrics["covered"] = covered_images(labels, choice, others, len(classes.names))
     if options.calibrate:
-        found = calibrate(
-            options.calibrate, softmax(logits), labels, np.arange(len(labels)), refers_to="frames"
-        )
-        if options.bundle is not None:
-            stored = store_calibration(options.bundle, found["calibration"], classes.names)
-            found["stored_in"], found["calibration"] = str(options.bundle), stored
+        people = _people(data, scored)
+        found = calibrate(options.calibrate, softmax(logits), labels, people, refers_to="frames")
+        if options.stored_in is not None:
+            found["stored_in"] = str(options.stored_in)
+            found["calibration"] = in_bundle_order(
+                options.stored_in, found["calibration"], classes.names
+            )
         metrics["fitted_calibration"] = found
     write_report(metrics, out_dir)
+    if options.stored_in is not None:
+        update_document(options.stored_in, calibration=metrics["fitted_calibration"]["calibration"])
     return metrics
+
+
+def _people(data: FaceData, rows: Int[np.ndarray, "rows"]) -> Int[np.ndarray, "rows"]:
+    """The number of whoever each face shows; of one that is not known, a number of its own."""
+    subjects = data.index["subject"][rows]
+    known, number = np.unique(subjects, return_inverse=True)
+    return np.where(subjects != "", number, len(known) + np.arange(len(rows)))
+
+
+def _with_own_filter(options: FrameOptions, recognizer: Recognizer) -> FrameOptions:
+    """With the bundle's filter, where that is wished and there is no other."""
+    stored = recognizer.bundle.smoothing
+    if not options.own_filter or options.smoothing or not stored:
+        return options
+    filter_ = Filter(**{name: value for name, value in stored.items() if name != "fill"})
+    return dataclasses.replace(options, smoothing=filter_, fill=options.fill or stored["fill"])
 
 
 def _evaluate_videos(
@@ -211,7 +234,11 @@ def _evaluate_videos(
     changes = covers(data, options.cover)
     predictions = dataclasses.replace(predict(), notes=tuple(_template_notes(recognizer, data)))
     covered = {region: predict(change) for region, change in changes.items()}
-    moved = attribute(recognizer, data, rows, progress) if options.attribution else None
+    moved = None
+    if options.attribution:
+        classes = shared_classes(recognizer.bundle.labels, data.label_space)
+        outputs = dict(zip(classes.names, classes.outputs.tolist(), strict=True))
+        moved = attribute(recognizer, data, rows, outputs, progress)
     about = {
         **bundle_fields(recognizer),
         "data": {"path": str(data.path), "split": split, "template": data.template},
@@ -251,7 +278,7 @@ def describe(
         **score_fields(found, intervals, classes.names, unit="images"),
         "confusion": {"rows": "true", "columns": "predicted", "counts": confusion.tolist()},
         "interval": {
-            "method": "percentile bootstrap over images, taken as independent",
+            "method": "bootstrap over images, taken as independent, corrected for bias and skew",
             "level": LEVEL,
             "resamples": RESAMPLES,
             "seed": intervals.seed,
@@ -287,22 +314,17 @@ def write_report(metrics: dict[str, Any], out_dir: str | os.PathLike[str]) -> No
         metrics: from `describe`.
         out_dir: the folder, made if missing; other files in it stay.
     """
-    out_dir = Path(out_dir)
-    with contextlib.ExitStack() as files:
-        picture, table, document = (
-            files.enter_context(atomic_file(out_dir / name))
-            for name in (PICTURE_FILE, TABLE_FILE, METRICS_FILE)
-        )
+    with report_files(out_dir, "images") as paths:
         draw_confusion(
-            picture,
+            paths[PICTURE_FILE],
             np.array(metrics["confusion"]["counts"]),
             [one["name"] for one in metrics["classes"]],
             title=title_of(metrics),
             subtitle=(where_of(metrics), number_of(metrics)),
             f1_intervals=np.array([[one["f1_low"], one["f1_high"]] for one in metrics["classes"]]),
         )
-        table.write_text(report_text(metrics), encoding="utf-8")
-        document.write_text(
+        paths[TABLE_FILE].write_text(report_text(metrics), encoding="utf-8")
+        paths[METRICS_FILE].write_text(
             json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
             encoding="utf-8",
         )

@@ -13,15 +13,17 @@ import numpy as np
 from jaxtyping import Float
 
 from fer_jax import __version__
-from fer_jax.atomic import atomic_file
+from fer_jax.bundle import update_document
 from fer_jax.errors import FerJaxError, UsageError
 from fer_jax.evaluate.attribution import Attribution
-from fer_jax.evaluate.calibrate import calibrate, store_calibration
+from fer_jax.evaluate.calibrate import bundle_order, calibrate, in_bundle_order
+from fer_jax.evaluate.filters import Filter
 from fer_jax.evaluate.frame_scores import (
     BINS,
     Predicted,
-    Smoothing,
     confusions_of_videos,
+    film_numbers,
+    of_films,
     predicted,
     scored,
     videos_by_score,
@@ -35,14 +37,18 @@ from fer_jax.evaluate.frames import (
     timeline,
 )
 from fer_jax.evaluate.intervals import LEVEL, RESAMPLES, compare_videos
+from fer_jax.evaluate.report_files import (
+    METRICS_FILE,
+    PAGE_FILE,
+    PREDICTIONS_FILE,
+    TABLE_FILE,
+    check_free,
+    report_files,
+)
 from fer_jax.evaluate.robustness import covered_frames
 from fer_jax.ops.calibration import CALIBRATIONS
-from fer_jax.predict.table import DROP, FILLS, PredictionTable
-
-METRICS_FILE = "metrics.json"
-TABLE_FILE = "table.md"
-PAGE_FILE = "report.html"
-PREDICTIONS_FILE = "predictions.csv"
+from fer_jax.predict.every_frame import every_frame_table
+from fer_jax.predict.table import DROP, PredictionTable
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,15 +57,19 @@ class FrameOptions:
 
     Attributes:
         smoothing: the filter; None scores single frames only.
-        fill: how frames without a prediction get one: a name of `ops.gaps.FILL_METHODS`.
+        fill: how frames without a prediction get one: a name of `ops.gaps.FILL_METHODS`; None for
+            `hold`.
+        own_filter: where there is no other, take the filter of the bundle, if it has one, and its
+            way to fill.
         calibrate: one of `ops.calibration.CALIBRATIONS` to fit; None for none.
         bundle: where the calibration is stored; None for nowhere.
         attribution: say which view moved each frame, of a bundle of two views.
         cover: regions of `evaluate.robustness.parse_regions`: score covered faces as well.
     """
 
-    smoothing: Smoothing | None = None
-    fill: str = "hold"
+    smoothing: Filter | None = None
+    fill: str | None = None
+    own_filter: bool = False
     calibrate: str | None = None
     bundle: str | os.PathLike[str] | None = None
     attribution: bool = False
@@ -70,6 +80,16 @@ class FrameOptions:
             raise UsageError(
                 f"--calibrate {self.calibrate!r}: must be one of {', '.join(CALIBRATIONS)}"
             )
+
+    @property
+    def filling(self) -> str:
+        """How frames without a prediction get one."""
+        return self.fill or "hold"
+
+    @property
+    def stored_in(self) -> str | os.PathLike[str] | None:
+        """The bundle that gets the calibration; None where there is none to store."""
+        return self.bundle if self.calibrate else None
 
 
 SINGLE_FRAMES = FrameOptions()
@@ -165,36 +185,48 @@ def evaluate_frames(
             f"{about['data']['path']}: no frame has a label of the predictions' classes "
             f"({', '.join(joined.classes)}); use other labels"
         )
-    ways = [predicted(joined, options.fill)]
+    if options.stored_in is not None:
+        bundle_order(options.stored_in, joined.classes)  # before the work
+    ways = [predicted(joined, options.filling)]
     if options.smoothing:
-        ways.append(predicted(joined, options.fill, options.smoothing))
+        ways.append(predicted(joined, options.filling, options.smoothing))
     seen = joined.observed > 0
     metrics = describe(joined, ways, options, about)
     if other is not None:
-        metrics["compared_with"] = {
-            "name": other_name,
-            **_compared(joined, ways, timeline(other, labels), options),
-        }
+        theirs = timeline(other, labels)
+        for note in (f"{other_name}: {note}" for note in theirs.notes):
+            say(note)
+            metrics["notes"].append(note)
+        found = _compared(joined, ways, theirs, options)
+        metrics["compared_with"] = {"name": other_name, **found}
     if options.calibrate:
         used = seen & (joined.label >= 0)
         found = calibrate(
             options.calibrate,
             ways[-1].probabilities[used],
             joined.label[used],
-            joined.segment[used],
+            film_numbers(joined.videos)[joined.segment[used]],
             refers_to=ways[-1].rows,
+            smoothing=options.smoothing
+            and dataclasses.asdict(options.smoothing) | {"fill": options.filling},
         )
-        if options.bundle is not None:
-            stored = store_calibration(options.bundle, found["calibration"], joined.classes)
-            found["stored_in"], found["calibration"] = str(options.bundle), stored
+        if options.stored_in is not None:
+            found["stored_in"] = str(options.stored_in)
+            found["calibration"] = in_bundle_order(
+                options.stored_in, found["calibration"], joined.classes
+            )
         metrics["fitted_calibration"] = found
     if attribution is not None:
         metrics["attribution"] = attribution.summary()
     if covered:
         others = {region: timeline(found, labels) for region, found in covered.items()}
-        metrics["covered"] = covered_frames(joined, ways, others, options.fill, options.smoothing)
+        metrics["covered"] = covered_frames(
+            joined, ways, others, options.filling, options.smoothing
+        )
     columns = _drop_columns(joined, predictions, attribution)
     write_report(metrics, joined, ways, out_dir, columns)
+    if options.stored_in is not None:
+        update_document(options.stored_in, calibration=metrics["fitted_calibration"]["calibration"])
     return metrics
 
 
@@ -221,10 +253,11 @@ def describe(
     }
     confusions = [confusions_of_videos(joined, way.probabilities, everything) for way in ways]
     labelled = joined.label >= 0
-    several = int((confusions[0].sum((1, 2)) > 0).sum()) > 1
+    films = [of_films(joined.videos, one) for one in confusions]
+    several = int((films[0].sum((1, 2)) > 0).sum()) > 1
     gain = None
     if len(ways) > 1 and several:
-        gain = dataclasses.asdict(compare_videos(confusions[1], confusions[0]))
+        gain = dataclasses.asdict(compare_videos(films[1], films[0]))
     main = results[ways[-1].rows]["all"]
     return {
         "format": "fer_jax metrics",
@@ -236,9 +269,10 @@ def describe(
         "results": results,
         "smoothing": None if options.smoothing is None else dataclasses.asdict(options.smoothing),
         "smoothing_gain": gain,
-        "fill": options.fill,
+        "fill": options.filling,
         "interval": {
-            "method": "percentile bootstrap over videos, widened for their number",
+            "method": "bootstrap over films (people of one together), corrected for bias and skew, "
+            "widened for their number",
             "level": LEVEL,
             "resamples": RESAMPLES,
             "seed": 0,
@@ -266,7 +300,7 @@ def write_report(
     out_dir: str | os.PathLike[str],
     columns: Mapping[str, Float[np.ndarray, "rows"]] | None = None,
 ) -> None:
-    """Writes the four files; metrics.json, which says that there is a report, comes last.
+    """Writes the four files: all of them, or none.
 
     Args:
         metrics: from `describe`.
@@ -278,16 +312,15 @@ def write_report(
     from fer_jax.evaluate.frame_page import page
     from fer_jax.evaluate.frame_report import frame_report_text
 
-    out_dir = Path(out_dir)
-    table_of(joined, ways).to_csv(out_dir / PREDICTIONS_FILE, columns)
-    texts = {
-        PAGE_FILE: page(metrics, joined, ways),
-        TABLE_FILE: frame_report_text(metrics),
-        METRICS_FILE: json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
-    }
-    for name, text in texts.items():
-        with atomic_file(out_dir / name) as partial:
-            partial.write_text(text, encoding="utf-8", errors="replace")
+    with report_files(out_dir, "frames") as paths:
+        table_of(joined, ways).to_csv(paths[PREDICTIONS_FILE], columns)
+        texts = {
+            PAGE_FILE: page(metrics, joined, ways),
+            TABLE_FILE: frame_report_text(metrics),
+            METRICS_FILE: json.dumps(metrics, indent=2, ensure_ascii=False, allow_nan=False) + "\n",
+        }
+        for name, text in texts.items():
+            paths[name].write_text(text, encoding="utf-8", errors="replace")
 
 
 def table_of(joined: Timeline, ways: Sequence[Predicted]) -> PredictionTable:
@@ -300,19 +333,15 @@ def table_of(joined: Timeline, ways: Sequence[Predicted]) -> PredictionTable:
     Returns:
         The table; `raw` is empty where there was no prediction. Times are not known.
     """
-    seen = joined.observed > 0
-    nothing = np.full(len(joined), np.nan)
-    return PredictionTable.from_probabilities(
+    return every_frame_table(
         joined.classes,
-        video=np.asarray(joined.videos, object)[joined.segment],
-        frame=joined.frame,
-        time_s=nothing,
-        face_id=np.where(seen, 0, -1),
-        box=np.stack([nothing] * 4, axis=1),
-        status=np.where(seen, "ok", "no_face").astype(object),
-        fill=np.asarray(FILLS, object)[ways[-1].fill],
-        raw=np.where(seen[:, None], joined.probabilities, np.float32(np.nan)),
-        prob=ways[-1].probabilities,
+        joined.videos,
+        joined.segment,
+        joined.frame,
+        joined.observed > 0,
+        joined.probabilities,
+        ways[-1].probabilities,
+        ways[-1].fill,
     )
 
 
@@ -334,16 +363,6 @@ def _drop_columns(
     return columns
 
 
-def check_free(out_dir: str | os.PathLike[str], overwrite: bool) -> None:
-    """Refuses a folder that holds a report, unless it may be replaced.
-
-    Raises:
-        FerJaxError: a report stands there.
-    """
-    if (path := Path(out_dir) / METRICS_FILE).exists() and not overwrite:
-        raise FerJaxError(f"{path}: exists already; name another folder, or pass --overwrite")
-
-
 def _compared(
     joined: Timeline, ways: Sequence[Predicted], other: Timeline, options: FrameOptions
 ) -> dict[str, Any]:
@@ -356,13 +375,14 @@ def _compared(
     found = {}
     for way in ways:
         smoothing = options.smoothing if way.rows == "smoothed" else None
-        theirs = predicted(other, options.fill, smoothing)
+        theirs = predicted(other, options.filling, smoothing)
         pairs = ((joined, way), (other, theirs))
         confusions = [
             confusions_of_videos(rows, one.probabilities, np.ones(len(rows), bool))
             for rows, one in pairs
         ]
-        found[way.rows] = dataclasses.asdict(compare_videos(*confusions))
+        films = (of_films(joined.videos, one) for one in confusions)
+        found[way.rows] = dataclasses.asdict(compare_videos(*films))
     return found
 
 

@@ -1,6 +1,5 @@
 """The labels of frames: of a prepared data set, of Aff-Wild2's own files, or of a CSV file."""
 
-import csv
 import dataclasses
 import os
 from collections.abc import Iterable, Sequence
@@ -13,11 +12,13 @@ from jaxtyping import Int, Int32, Int64
 from fer_jax.data.affwild2_files import LABELS, is_sample_header, read_annotation
 from fer_jax.errors import FerJaxError
 from fer_jax.labels import LabelSpace
+from fer_jax.predict.table import open_csv
 
 if TYPE_CHECKING:
     from fer_jax.data.dataset import FaceData
 
 _COLUMNS = ("video", "frame", "label")
+_NO_FRAME = 1 << 31
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -129,8 +130,10 @@ def _of_annotations(files: Sequence[Path]) -> FrameLabels:
     for file in files:
         annotation = read_annotation(file)
         if annotation.faults:
+            otherwise = "" if _is_annotation(file) else ", or move it elsewhere if it is none"
             raise FerJaxError(
-                f"{file}: {annotation.faults[0]}; repair the file, since scores need every label"
+                f"{file}: {annotation.faults[0]}; repair the file, since scores need every "
+                f"label{otherwise}"
             )
         videos.append((file.stem, annotation.labels))
     return _of_videos(LABELS, videos)
@@ -154,23 +157,25 @@ def _of_videos(space: LabelSpace, videos: Iterable[tuple[str, np.ndarray]]) -> F
 def _of_csv(path: Path, split: str) -> FrameLabels:
     video, frame, label = [], [], []
     splits = set()
-    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        reader = csv.DictReader(file)
-        missing = [name for name in _COLUMNS if name not in (reader.fieldnames or ())]
+    with open_csv(path) as reader:
+        header = next(reader, [])
+        missing = [name for name in _COLUMNS if name not in header]
         if missing:
             raise FerJaxError(
                 f"{path}: has no column {missing[0]!r}; the first line must name the columns "
                 "video,frame,label"
             )
-        for row in reader:
+        for cells in filter(None, reader):
+            row = dict(zip(header, cells, strict=False))
             if (own := row.get("split")) is not None:
                 splits.add(own)
                 if own != split:
                     continue
             where = f"{path}, line {reader.line_num}"
-            video.append(row["video"] or "")
-            frame.append(_frame(row["frame"], where))
-            label.append(_label(row["label"], where))
+            texts = [row.get(name, "") for name in _COLUMNS]
+            video.append(texts[0])
+            frame.append(_frame(texts[1], where))
+            label.append(_label(texts[2].strip(), where))
     if not video and splits:
         raise _no_split(path, split, sorted(splits))
     if not all(video):
@@ -207,23 +212,27 @@ def _sorted(
     return FrameLabels(space, names[number], frame.astype(np.int64), label.astype(np.int32))
 
 
-def _frame(text: str | None, where: str) -> int:
+def _frame(text: str, where: str) -> int:
     try:
-        return int(text or "")
+        number = int(text)
+        if abs(number) >= _NO_FRAME:
+            raise ValueError
+        return number
     except ValueError:
         raise FerJaxError(f"{where}: frame {text!r} is no number; give 1, 2, ...") from None
 
 
-def _label(text: str | None, where: str) -> int:
-    text = (text or "").strip()
-    if not text.lstrip("-").isdigit():
+def _label(text: str, where: str) -> int:
+    try:
+        number = int(text)
+    except ValueError:
         try:
             return LABELS.index(text) if text else -1
         except FerJaxError as error:
             raise FerJaxError(f"{where}: {error}") from None
-    if not -1 <= int(text) < len(LABELS):
+    if not -1 <= number < len(LABELS):
         raise FerJaxError(f"{where}: label {text} is outside -1 to {len(LABELS) - 1}; correct it")
-    return int(text)
+    return number
 
 
 def _is_annotation(path: Path) -> bool:

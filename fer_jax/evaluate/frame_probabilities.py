@@ -1,10 +1,9 @@
 """Predictions of frames, whoever made them: prediction tables, or text files as ABAW takes them."""
 
-import csv
 import dataclasses
 import os
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Iterable, Sequence
+from pathlib import Path, PurePath
 
 import numpy as np
 from jaxtyping import Float32, Int64
@@ -13,9 +12,10 @@ from fer_jax.data.affwild2_files import LABELS, frame_number
 from fer_jax.data.images import EXTENSIONS
 from fer_jax.errors import FerJaxError
 from fer_jax.labels import LabelSpace
-from fer_jax.predict.table import read_csv
+from fer_jax.predict.table import open_csv, read_csv
 
 _LOCATION = "image_location"
+_VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")
 _SUM_TOLERANCE = 1e-3  # of files that round to three digits
 
 
@@ -70,8 +70,8 @@ def read_frame_probabilities(
         The probabilities, with the classes in the order of the first file.
 
     Raises:
-        FerJaxError: no file, other classes than in the first, a frame that is in two files, or
-            numbers that are no probabilities.
+        FerJaxError: no file, other classes than in the first, a frame that is in two files or
+            twice in one, two videos of one name, or numbers that are no probabilities.
     """
     files = _files([paths] if isinstance(paths, (str, os.PathLike)) else paths)
     parts = [_read(file) for file in files]
@@ -139,10 +139,12 @@ def _read(path: Path) -> _Rows:
     chosen = np.flatnonzero((table.status != "no_face") & ~np.isnan(table.raw).any(axis=1))
     places = {name: frame_of_image(name) for name in set(table.video.tolist())}
     pairs = [
-        places[name] or (Path(name).stem, number)
+        places[name] or (_video_name(name), number)
         for name, number in zip(table.video[chosen], table.frame[chosen].tolist(), strict=True)
     ]
-    _one_name_each(path, table.video[chosen].tolist(), pairs)
+    names = table.video[chosen].tolist()
+    sources = [str(PurePath(name).parent) if places[name] else name for name in names]
+    _check_once(path, sources, pairs, table.face_id[chosen].tolist())
     size = np.nan_to_num(table.box[chosen, 2] * table.box[chosen, 3])
     return _rows(path, table.classes, pairs, size, table.raw[chosen])
 
@@ -150,9 +152,8 @@ def _read(path: Path) -> _Rows:
 def _read_text(path: Path, *, header: bool) -> _Rows:
     """The file of a submission: a class number a row, or the probability of each class."""
     classes = LABELS.classes
-    pairs, values = [], []
-    with open(path, newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-        reader = csv.reader(file)
+    places, sources, pairs, values = [], [], [], []
+    with open_csv(path) as reader:
         if header:
             named = [name.strip() for name in next(reader)[1:] if name.strip()]
             classes = _display_names(path, named) if named else classes
@@ -160,15 +161,19 @@ def _read_text(path: Path, *, header: bool) -> _Rows:
             if not any(cell.strip() for cell in row):
                 continue
             where = f"{path}, line {reader.line_num}"
-            place = frame_of_image(row[0].strip())
+            name = row[0].strip()
+            place = frame_of_image(name)
             if place is None:
                 raise FerJaxError(
                     f"{where}: {row[0]!r} is not like <video>/00001.jpg; name the frame so"
                 )
+            sources.append(str(PurePath(name).parent))
+            places.append(place)
             numbers = _numbers([cell for cell in row[1:] if cell.strip()], len(classes), where)
             if numbers is not None:
                 pairs.append(place)
                 values.append(numbers)
+    _check_once(path, sources, places, [0] * len(sources))
     probabilities = np.asarray(values, np.float32).reshape(-1, len(classes))
     return _rows(path, classes, pairs, np.zeros(len(pairs)), probabilities)
 
@@ -218,16 +223,29 @@ def frame_of_image(name: str) -> tuple[str, int] | None:
     return None if number < 0 else (path.parent.name, number)
 
 
-def _one_name_each(path: Path, names: list[str], pairs: list[tuple[str, int]]) -> None:
-    """Two files that are called alike in two folders would become one video."""
-    source: dict[str, str] = {}
-    for name, (video, _) in zip(names, pairs, strict=True):
-        folder = str(Path(name).parent)
-        if source.setdefault(video, folder) != folder:
+def _video_name(name: str) -> str:
+    """The file's name without its extension, and whole where it has none: `a.x` is not `a`."""
+    path = PurePath(name)
+    return path.stem if path.suffix.lower() in (*_VIDEOS, *EXTENSIONS) else path.name
+
+
+def _check_once(
+    path: Path, sources: Iterable[str], pairs: Iterable[tuple[str, int]], faces: Iterable[int]
+) -> None:
+    """Refuses two sources that would become one video, and a face that is twice in a frame."""
+    source_of: dict[str, str] = {}
+    seen = set()
+    for source, (video, frame), face in zip(sources, pairs, faces, strict=True):
+        if (known := source_of.setdefault(video, source)) != source:
             raise FerJaxError(
-                f"{path}: {video} is in {source[video]} and in {folder}; give every video a name "
-                "of its own"
+                f"{path}: {video} is both {known} and {source}; give every video a name of its own"
             )
+        if (video, frame, face) in seen:
+            raise FerJaxError(
+                f"{path}: frame {frame} of {video} is there twice; name each frame once, and give "
+                "each of several faces a face_id of its own"
+            )
+        seen.add((video, frame, face))
 
 
 def _rows(

@@ -4,12 +4,15 @@ import dataclasses
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, Float32, Int, Int8
+from jaxtyping import Bool, Float, Float32, Float64, Int, Int8, Num
 
+from fer_jax.data.affwild2_files import source_video
 from fer_jax.errors import UsageError
+from fer_jax.evaluate.filters import Filter
 from fer_jax.evaluate.frames import Timeline
 from fer_jax.evaluate.intervals import (
     LEVEL,
+    RESAMPLES,
     Intervals,
     bootstrap_videos,
     draw_videos,
@@ -18,44 +21,9 @@ from fer_jax.evaluate.intervals import (
 from fer_jax.ops.calibration import confidence_bins
 from fer_jax.ops.gaps import FILL_METHODS, fill_gaps
 from fer_jax.ops.metrics import Scores, scores
-from fer_jax.ops.smoothing import KERNELS, smooth_probabilities
+from fer_jax.ops.smoothing import smooth_probabilities
 
 BINS = 15
-
-
-@dataclasses.dataclass(frozen=True)
-class Smoothing:
-    """A filter over time.
-
-    Attributes:
-        kernel: one of `ops.smoothing.KERNELS`.
-        window: frames, odd.
-    """
-
-    kernel: str
-    window: int
-
-    def __str__(self) -> str:
-        return f"{self.kernel}:{self.window}"
-
-
-def parse_smoothing(text: str) -> Smoothing:
-    """Reads `KERNEL:WINDOW`.
-
-    Raises:
-        UsageError: another form, an unknown kernel, or a window that is not odd.
-
-    Example:
-        >>> parse_smoothing("box:101")
-        Smoothing(kernel='box', window=101)
-    """
-    kernel, _, window = text.partition(":")
-    if kernel not in KERNELS or not window.isdigit() or not int(window) % 2:
-        raise UsageError(
-            f"--smooth {text!r}: must be KERNEL:WINDOW, of {', '.join(KERNELS)} and an odd number "
-            "of frames, such as box:101"
-        )
-    return Smoothing(kernel, int(window))
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -73,7 +41,7 @@ class Predicted:
     fill: Int8[np.ndarray, "rows"]
 
 
-def predicted(timeline: Timeline, fill: str, smoothing: Smoothing | None = None) -> Predicted:
+def predicted(timeline: Timeline, fill: str, smoothing: Filter | None = None) -> Predicted:
     """Fills, and smooths if asked, within each video.
 
     Args:
@@ -99,8 +67,7 @@ def predicted(timeline: Timeline, fill: str, smoothing: Smoothing | None = None)
             *arrays,
             segments=timeline.segment,
             fill=fill,
-            kernel=smoothing.kernel,
-            window=smoothing.window,
+            **dataclasses.asdict(smoothing),
         )
     return Predicted(name, np.asarray(found[0]), np.asarray(found[1]))
 
@@ -128,6 +95,40 @@ def confusions_of_videos(
     return counts.reshape(number, classes, classes)
 
 
+def film_numbers(videos: tuple[str, ...]) -> Int[np.ndarray, "video"]:
+    """The number of the film of each video: people who were filmed together are one film's.
+
+    Args:
+        videos: names; Aff-Wild2's `_left` and `_right` tell the people of one film apart.
+
+    Returns:
+        From 0, in the order of the films' names.
+
+    Example:
+        >>> film_numbers(("a_left", "a_right", "b")).tolist()
+        [0, 0, 1]
+    """
+    return np.unique([source_video(name)[0] for name in videos], return_inverse=True)[1]
+
+
+def of_films(
+    videos: tuple[str, ...], tables: Num[np.ndarray, "video *table"]
+) -> Num[np.ndarray, "film *table"]:
+    """Adds the tables of the people of each film: films are independent, its people are not.
+
+    Args:
+        videos: their names.
+        tables: what each adds, such as its confusion matrix.
+
+    Returns:
+        One table for each film, in the order of `film_numbers`.
+    """
+    numbers = film_numbers(videos)
+    added = np.zeros((numbers.max(initial=-1) + 1, *tables.shape[1:]), tables.dtype)
+    np.add.at(added, numbers, tables)
+    return added
+
+
 def scored(timeline: Timeline, found: Predicted, mask: Bool[np.ndarray, "rows"]) -> dict[str, Any]:
     """Every figure of one way to predict over one choice of frames.
 
@@ -137,10 +138,12 @@ def scored(timeline: Timeline, found: Predicted, mask: Bool[np.ndarray, "rows"])
         mask: the frames that count, of those with a label.
 
     Returns:
-        The figures as plain numbers, with intervals of resampled videos; `None` at their ends
-        where only one video has labels.
+        The figures as plain numbers, with intervals of resampled films; `None` at their ends
+        where only one film has labels.
     """
-    confusions = confusions_of_videos(timeline, found.probabilities, mask)
+    confusions = of_films(
+        timeline.videos, confusions_of_videos(timeline, found.probabilities, mask)
+    )
     total = confusions.sum(axis=0)
     several = int((confusions.sum((1, 2)) > 0).sum()) > 1
     intervals = bootstrap_videos(confusions) if several else None
@@ -197,7 +200,7 @@ def videos_by_score(
     Returns:
         Plain numbers and names.
     """
-    observed = np.bincount(
+    without = np.bincount(
         timeline.segment, (timeline.observed == 0) & (timeline.label >= 0), len(timeline.videos)
     )
     rows = []
@@ -210,7 +213,7 @@ def videos_by_score(
             {
                 "video": name,
                 "frames": frames,
-                "without_prediction": int(observed[i]),
+                "without_prediction": int(without[i]),
                 "accuracy": float(np.trace(confusions[i]) / frames),
                 "most_often": None
                 if not wrong.any()
@@ -245,8 +248,7 @@ def _calibration(
         total = sums.sum(axis=0)
         low, high = None, None
         if several:
-            drawn = _error(draw_videos(sums.astype(np.float32)).astype(np.float64))
-            low, high = np.quantile(drawn, ends_over_videos(LEVEL, len(np.unique(video)))).tolist()
+            low, high = error_interval(of_films(timeline.videos, sums)).tolist()
         return {
             "error": {"value": float(_error(total)), "low": low, "high": high},
             "bins": [
@@ -266,7 +268,44 @@ def _calibration(
     }
 
 
+def error_interval(
+    sums: Float[np.ndarray, "film bin 3"], *, resamples: int = RESAMPLES, seed: int = 0
+) -> Float64[np.ndarray, "2"]:
+    """The interval of a calibration error, which chance alone pushes up and never below 0.
+
+    A resample has the chance of the sample and its own, so its error is too large, and percentiles
+    would begin above the truth, even above the error itself. The lower end is therefore the error
+    less what resamples exceed it by, and 0 where gaps that come by chance alone would give an error
+    as large. The upper end is the larger one of the percentile and of the error plus what
+    resamples fall short of it.
+
+    Args:
+        sums: frames, their confidence, and how many were right, in each bin.
+        resamples: how many.
+        seed: of the draw.
+
+    Returns:
+        `[low, high]`, which holds the error.
+    """
+    drawn = draw_videos(sums.astype(np.float32), resamples=resamples, seed=seed)
+    drawn, total = drawn.astype(np.float64), sums.sum(axis=0)
+    films = int((sums[..., 0].sum(axis=1) > 0).sum())
+    ends = ends_over_videos(LEVEL, films)
+    error = _error(total)
+    low, high = np.quantile(_error(drawn), ends)
+    chance = np.quantile(np.abs(_gaps(drawn) - _gaps(total)).sum(axis=-1), ends[1])
+    return np.array(
+        [
+            0.0 if error <= chance else min(max(0.0, 2 * error - high), error),
+            max(high, 2 * error - low, error),
+        ]
+    )
+
+
 def _error(sums: np.ndarray) -> np.ndarray | np.float64:
     """From counts, sums of confidence and of what was right, in the last axis, of each bin."""
-    gaps = np.abs(sums[..., 2] - sums[..., 1]).sum(axis=-1)
-    return gaps / np.maximum(sums[..., 0].sum(axis=-1), 1)
+    return np.abs(_gaps(sums)).sum(axis=-1)
+
+
+def _gaps(sums: np.ndarray) -> np.ndarray:
+    return (sums[..., 2] - sums[..., 1]) / np.maximum(sums[..., 0].sum(axis=-1), 1)[..., None]

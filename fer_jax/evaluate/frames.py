@@ -9,6 +9,7 @@ from fer_jax.errors import FerJaxError
 from fer_jax.evaluate.frame_labels import FrameLabels, read_labels
 from fer_jax.evaluate.frame_probabilities import FrameProbabilities, read_frame_probabilities
 from fer_jax.labels import LabelSpace, label_map
+from fer_jax.predict.every_frame import MOST_FRAMES, of_classes
 
 __all__ = [
     "FrameLabels",
@@ -18,8 +19,6 @@ __all__ = [
     "read_labels",
     "timeline",
 ]
-
-_MOST_FRAMES = 50_000_000  # 19 days at 30 frames a second: a number of that size is no frame
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -93,7 +92,7 @@ def timeline(predictions: FrameProbabilities, labels: FrameLabels) -> Timeline:
     last = np.zeros(len(videos), np.int64)
     np.maximum.at(last, number, labels.frame)
     np.maximum.at(last, segment, frame)
-    if last.sum() > _MOST_FRAMES:
+    if last.sum() > MOST_FRAMES:
         longest = int(last.argmax())
         raise FerJaxError(
             f"frame {last[longest]} of {videos[longest]}: the videos would have {last.sum()} "
@@ -108,7 +107,7 @@ def timeline(predictions: FrameProbabilities, labels: FrameLabels) -> Timeline:
     observed = np.zeros(total, np.float32)
     observed[rows] = 1
     probabilities = np.zeros((total, len(classes)), np.float32)
-    probabilities[rows] = _of_shared(predictions.probabilities[known], columns)
+    probabilities[rows] = of_classes(predictions.probabilities[known], columns)
     label = np.full(total, -1, np.int32)
     label[start[number] + labels.frame - 1] = label_of[labels.label]
     ours = np.repeat(np.arange(len(videos), dtype=np.int32), last)
@@ -149,19 +148,6 @@ def _shared(
         if frames := int((labels.label == labels.labels.classes.index(name)).sum()):
             notes.append(f"{frames} frames of {name} are not scored: no prediction can name it.")
     return names, [column[i] for i in shared], label_of, notes
-
-
-def _of_shared(
-    probabilities: Float32[np.ndarray, "rows class"], columns: list[int]
-) -> Float32[np.ndarray, "rows shared"]:
-    chosen = probabilities[:, columns]
-    if len(columns) == probabilities.shape[1]:
-        return chosen
-    total = chosen.sum(axis=1, keepdims=True)
-    # A frame that is all of other classes says nothing of these.
-    return np.where(total > 0, chosen / np.where(total > 0, total, 1), 1 / len(columns)).astype(
-        np.float32
-    )
 
 
 def _missing(videos: np.ndarray, predicted: np.ndarray, place: dict[str, int]) -> list[str]:

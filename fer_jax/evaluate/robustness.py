@@ -10,7 +10,8 @@ from jaxtyping import Int
 
 from fer_jax.data.pipeline import FaceData
 from fer_jax.errors import UsageError
-from fer_jax.evaluate.frame_scores import Predicted, Smoothing, confusions_of_videos, predicted
+from fer_jax.evaluate.filters import Filter
+from fer_jax.evaluate.frame_scores import Predicted, confusions_of_videos, of_films, predicted
 from fer_jax.evaluate.frames import Timeline
 from fer_jax.evaluate.intervals import compare_images, compare_videos
 from fer_jax.faces.covering import REGIONS, cover
@@ -65,7 +66,7 @@ def covered_frames(
     ways: Sequence[Predicted],
     covered: Mapping[str, Timeline],
     fill: str,
-    smoothing: Smoothing | None,
+    smoothing: Filter | None,
 ) -> list[dict[str, Any]]:
     """The field `covered` of metrics.json, of frames of videos.
 
@@ -89,6 +90,7 @@ def covered_frames(
             pair = [
                 confusions_of_videos(joined, one.probabilities, everything) for one in (theirs, way)
             ]
+            pair = [of_films(joined.videos, confusions) for confusions in pair]
             scores[way.rows] = _score(*(confusions.sum(axis=0) for confusions in pair))
             if int((pair[0].sum((1, 2)) > 0).sum()) > 1:
                 scores[way.rows] |= dataclasses.asdict(compare_videos(*pair))

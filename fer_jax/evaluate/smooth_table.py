@@ -8,9 +8,8 @@ import numpy as np
 from fer_jax.errors import FerJaxError
 from fer_jax.evaluate.frame_probabilities import frame_of_image
 from fer_jax.ops.smoothing import frames_of, smooth_probabilities
+from fer_jax.predict.every_frame import MOST_FRAMES
 from fer_jax.predict.table import FILLS, PredictionTable
-
-_MOST_FRAMES = 50_000_000  # 19 days at 30 frames a second: a number of that size is no frame
 
 
 @dataclasses.dataclass(frozen=True)
@@ -80,7 +79,7 @@ def smooth_table(table: PredictionTable, filter_: TableFilter) -> PredictionTabl
     fill = np.full(len(table), "none", object)
     for (window, stride), group in _by_size(table, tracks, frame, filter_).items():
         lengths = [frame[rows].max() - frame[rows].min() + 1 for rows in group]
-        if sum(lengths) > _MOST_FRAMES:
+        if sum(lengths) > MOST_FRAMES:
             longest = group[int(np.argmax(lengths))]
             row = longest[frame[longest].argmax()]
             raise FerJaxError(
@@ -143,7 +142,8 @@ def _tracks(table: PredictionTable, video: np.ndarray, frame: np.ndarray) -> lis
         faces = np.unique(table.face_id[rows][seen[rows]])
         for face in faces:
             # The only face of a video takes the frames without one, too.
-            own = rows if len(faces) == 1 else rows[table.face_id[rows] == face]
+            ours = (face, -1) if len(faces) == 1 else (face,)
+            own = rows[np.isin(table.face_id[rows], ours)]
             again = np.flatnonzero(np.diff(frame[own]) == 0)
             if len(again):
                 row = own[again[0]]

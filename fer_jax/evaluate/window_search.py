@@ -1,7 +1,6 @@
 """Which filter over time is best, chosen on videos other than those that it is then judged on."""
 
 import dataclasses
-import json
 import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -10,58 +9,20 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float, Int, Int64
 
-from fer_jax.atomic import atomic_file
-from fer_jax.bundle import DOCUMENT_FILE, read_document
+from fer_jax.bundle import read_document, update_document
 from fer_jax.errors import FerJaxError
-from fer_jax.evaluate.frame_scores import confusions_of_videos
+from fer_jax.evaluate.filters import NONE, Filter
+from fer_jax.evaluate.frame_scores import (
+    confusions_of_videos,
+    film_numbers,
+    of_films,
+    predicted,
+)
 from fer_jax.evaluate.frames import Timeline
 from fer_jax.evaluate.intervals import Comparison, Intervals, bootstrap_videos, compare_videos
-from fer_jax.ops.gaps import fill_gaps
 from fer_jax.ops.metrics import f1_by_class
-from fer_jax.ops.smoothing import KERNELS, smooth_probabilities
 
-WINDOWS = (5, 11, 21, 31, 51, 75, 101, 151, 201, 301, 501, 1001)
 FOLDS = 5
-
-_PEOPLE = ("_left", "_right")  # of one video, in Aff-Wild2's names
-
-
-@dataclasses.dataclass(frozen=True)
-class Filter:
-    """A filter over time, as `ops.smoothing.smooth` takes it.
-
-    Attributes:
-        kernel: one of `ops.smoothing.KERNELS`.
-        window: frames; 1 leaves every frame as it is.
-        stride: frames.
-        lookahead: frames; None centres the window.
-    """
-
-    kernel: str
-    window: int
-    stride: int = 1
-    lookahead: int | None = None
-
-    def __str__(self) -> str:
-        if self == NONE:
-            return "none"
-        every = f", every {self.stride} frames" if self.stride > 1 else ""
-        ahead = "" if self.lookahead is None else f", {self.lookahead} ahead"
-        return f"{self.kernel} of {self.window}{every}{ahead}"
-
-
-NONE = Filter("box", 1)
-
-
-def filters(
-    kernels: Sequence[str] = KERNELS,
-    windows: Sequence[int] = WINDOWS,
-    strides: Sequence[int] = (1,),
-    lookahead: int | None = None,
-) -> list[Filter]:
-    """Every combination; and, before all of them, none."""
-    grid = (Filter(k, w, s, lookahead) for k in kernels for s in strides for w in windows)
-    return [NONE, *(f for f in grid if (f.window, f.stride) != (1, 1))]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -126,7 +87,7 @@ def search_windows(
     everything = np.ones(len(timeline), bool)
     confusions = np.stack(
         [
-            confusions_of_videos(timeline, _filtered(timeline, filter_, fill), everything)
+            confusions_of_videos(timeline, _probabilities(timeline, filter_, fill), everything)
             for filter_ in progress(tried)
         ]
     ).astype(np.int64)
@@ -145,43 +106,31 @@ def search_windows(
         chosen=int(scores.argmax()),
         chosen_without=chosen_without,
         left_out=left_out,
-        gain=compare_videos(left_out, confusions[0]),
-        intervals=bootstrap_videos(left_out),
+        gain=compare_videos(*(of_films(timeline.videos, c) for c in (left_out, confusions[0]))),
+        intervals=bootstrap_videos(of_films(timeline.videos, left_out)),
     )
 
 
-def _filtered(timeline: Timeline, filter_: Filter, fill: str) -> np.ndarray:
-    arrays = (timeline.probabilities, timeline.observed)
-    if filter_ == NONE:
-        found = fill_gaps(*arrays, segments=timeline.segment, method=fill)
-    else:
-        options = dataclasses.asdict(filter_)
-        found = smooth_probabilities(*arrays, segments=timeline.segment, fill=fill, **options)
-    return np.asarray(found[0])
+def _probabilities(timeline: Timeline, filter_: Filter, fill: str) -> np.ndarray:
+    return predicted(timeline, fill, None if filter_ == NONE else filter_).probabilities
 
 
 def _folds(timeline: Timeline, folds: int) -> np.ndarray:
     """The fold of each video, of about as many labelled frames each."""
-    groups, group = np.unique([_film(name) for name in timeline.videos], return_inverse=True)
-    counts = np.bincount(group[timeline.segment[timeline.label >= 0]], minlength=len(groups))
+    group = film_numbers(timeline.videos)
+    groups = group.max() + 1
+    counts = np.bincount(group[timeline.segment[timeline.label >= 0]], minlength=groups)
     if (counts > 0).sum() < 2:
         raise FerJaxError(
             f"{(counts > 0).sum()} video with labels cannot be divided: a filter is chosen on some "
             "and judged on others; name labels of more videos"
         )
-    fold_of = np.zeros(len(groups), np.int64)
+    fold_of = np.zeros(groups, np.int64)
     sizes = np.zeros(min(folds, int((counts > 0).sum())), np.int64)
     for number in np.argsort(-counts, kind="stable"):
         fold_of[number] = sizes.argmin()
         sizes[fold_of[number]] += max(counts[number], 1)
     return fold_of[group]
-
-
-def _film(video: str) -> str:
-    """The video that two people of it share."""
-    for ending in _PEOPLE:
-        video = video.removesuffix(ending)
-    return video
 
 
 def search_document(search: WindowSearch, timeline: Timeline, fill: str) -> dict[str, Any]:
@@ -293,12 +242,11 @@ def search_text(document: dict[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def store_smoothing(path: str | os.PathLike[str], smoothing: dict[str, Any]) -> None:
-    """Makes a filter the default of a bundle; weights and golden sample stay as they are.
+def check_smoothable(path: str | os.PathLike[str]) -> None:
+    """Refuses a bundle that has no use for a filter, before one is searched.
 
     Args:
         path: the bundle.
-        smoothing: `smoothing` of `search_document`.
 
     Raises:
         FerJaxError: there is no bundle, or one whose outputs are no classes.
@@ -310,7 +258,30 @@ def store_smoothing(path: str | os.PathLike[str], smoothing: dict[str, Any]) -> 
             f"{path}: a bundle without labels predicts nothing that could be smoothed; name a "
             "classifier, fusion or two_view bundle"
         )
-    document = json.loads((path / DOCUMENT_FILE).read_text(encoding="utf-8"))
-    document["smoothing"] = smoothing
-    with atomic_file(path / DOCUMENT_FILE) as partial:
-        partial.write_text(json.dumps(document, indent=2, allow_nan=False) + "\n", encoding="utf-8")
+
+
+def store_smoothing(path: str | os.PathLike[str], smoothing: dict[str, Any]) -> str | None:
+    """Makes a filter the default of a bundle; weights and golden sample stay as they are.
+
+    A calibration of rows that another filter smoothed goes: it does not fit those of this one.
+
+    Args:
+        path: the bundle.
+        smoothing: `smoothing` of `search_document`.
+
+    Returns:
+        A line that says that a calibration was taken out; None where none was.
+
+    Raises:
+        FerJaxError: as `check_smoothable`.
+    """
+    check_smoothable(path)
+    own = read_document(Path(path))[1]["calibration"] or {}
+    if own.get("refers_to") != "smoothed" or own.get("smoothing") == smoothing:
+        update_document(path, smoothing=smoothing)
+        return None
+    update_document(path, smoothing=smoothing, calibration=None)
+    return (
+        f"{path}: its calibration was of rows smoothed by another filter and is taken out; fit it "
+        "anew by `fer-jax evaluate --calibrate`"
+    )

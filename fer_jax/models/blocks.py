@@ -52,39 +52,44 @@ def by_token(layer: nnx.Linear, x: Float[Array, "b t d"]) -> Float[Array, "b t e
     return layer(x.reshape(batch * tokens, width)).reshape(batch, tokens, layer.out_features)
 
 
-def patchify(images: Images, patch_size: int) -> Float[Array, "b n d"]:
+def patchify(
+    images: Float[Array | np.ndarray, "*b h w 3"], patch_size: int
+) -> Float[Array, "*b n d"]:
     """Cuts square images into patches, row by row; `unpatchify` is the inverse.
 
     Args:
-        images: (b, s, s, 3) of any float dtype.
+        images: (s, s, 3), or with leading axes; of any float dtype.
         patch_size: side of a patch P, pixels.
 
     Returns:
-        Patch vectors (b, (s / P)^2, P P 3) of the same dtype, each ordered (row, column, channel).
+        Patch vectors (..., (s / P)^2, P P 3) of the same dtype, each ordered (row, column,
+        channel).
 
     Raises:
         FerJaxError: the images are not square, or P does not divide their side.
 
     >>> patchify(jnp.zeros((2, 32, 32, 3)), 8).shape
     (2, 16, 192)
+    >>> patchify(jnp.zeros((32, 32, 3)), 8).shape  # one image
+    (16, 192)
     """
-    batch, height, width, channels = images.shape
+    *batch, height, width, channels = images.shape
     if height != width or height % patch_size:
         raise FerJaxError(
             f"images of {(height, width)} pixels must be square, and divisible by {patch_size=}"
         )
     grid = height // patch_size
-    x = jnp.asarray(images).reshape(batch, grid, patch_size, grid, patch_size, channels)
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, grid * grid, patch_size**2 * channels)
+    x = jnp.asarray(images).reshape(*batch, grid, patch_size, grid, patch_size, channels)
+    return x.swapaxes(-4, -3).reshape(*batch, grid * grid, patch_size**2 * channels)
 
 
 def unpatchify(
-    patches: Float[Array | np.ndarray, "b n d"], patch_size: int
-) -> Float[Array, "b s s 3"]:
+    patches: Float[Array | np.ndarray, "*b n d"], patch_size: int
+) -> Float[Array, "*b s s 3"]:
     """Puts patches back into square images; the inverse of `patchify`.
 
     Args:
-        patches: (b, n, P P 3), n being a square number.
+        patches: (n, P P 3), or with leading axes, n being a square number.
         patch_size: side of a patch P, pixels.
 
     Returns:
@@ -93,16 +98,21 @@ def unpatchify(
     Raises:
         FerJaxError: n is no square number, or the vectors are not of P P 3 values.
     """
-    batch, count, length = patches.shape
+    *batch, count, length = patches.shape
     grid = math.isqrt(count)
     if grid**2 != count or length != patch_size**2 * 3:
         raise FerJaxError(
             f"patches of shape {tuple(patches.shape)}; for {patch_size=} they must be a square "
             f"number of vectors of {patch_size**2 * 3} values"
         )
-    x = jnp.asarray(patches).reshape(batch, grid, grid, patch_size, patch_size, 3)
+    x = jnp.asarray(patches).reshape(*batch, grid, grid, patch_size, patch_size, 3)
     side = grid * patch_size
-    return x.transpose(0, 1, 3, 2, 4, 5).reshape(batch, side, side, 3)
+    return x.swapaxes(-4, -3).reshape(*batch, side, side, 3)
+
+
+def of_one_image(features: dict[str, Array]) -> dict[str, Array]:
+    """Features of a batch of one without that axis, which is the second of the stacked blocks."""
+    return {name: x[:, 0] if name.endswith("blocks") else x[0] for name, x in features.items()}
 
 
 class PatchEmbed(nnx.Module):
@@ -119,9 +129,10 @@ class PatchEmbed(nnx.Module):
         """Images to patch tokens, row by row."""
         config = self.config
         size = config.image_size
-        if images.shape[1:3] != (size, size):
+        if images.shape[1:] != (size, size, 3):
             raise FerJaxError(
-                f"images of {images.shape[1:3]} pixels; the model takes {size}x{size}"
+                f"images of shape {images.shape}; the model takes (batch, {size}, {size}, 3), or "
+                f"one of ({size}, {size}, 3)"
             )
         x = patchify(jnp.asarray(images, config.dtype), config.patch_size)
         kernel = self.kernel[...].astype(config.dtype).reshape(-1, config.width)

@@ -25,6 +25,7 @@ from fer_jax.models.blocks import (
     by_token,
     layer_norm,
     linear,
+    of_one_image,
     patchify,
     run_blocks,
     stacked_blocks,
@@ -129,12 +130,14 @@ class MAEOutput(NamedTuple):
             (b, 1 + kept, D), `blocks` (depth, b, 1 + kept, D), `decoder_embed` (b, 1 + N, Dd) with
             mask tokens in place and positions added, `decoder_blocks` (depth, b, 1 + N, Dd).
             Empty otherwise.
+
+    Of one image all are without the axis b.
     """
 
     loss: Float32[Array, ""]
-    prediction: Float32[Array, "b n d"]
-    mask: Float32[Array, "b n"]
-    latent: Float[Array, "b t d"]
+    prediction: Float32[Array, "*b n d"]
+    mask: Float32[Array, "*b n"]
+    latent: Float[Array, "*b t d"]
     features: dict[str, Array]
 
 
@@ -157,12 +160,13 @@ def num_visible(num_patches: int, mask_ratio: float) -> int:
 
 
 def random_mask(
-    noise: Float[Array | np.ndarray, "b n"], mask_ratio: float
-) -> tuple[Int[Array, "b kept"], Int[Array, "b n"], Float32[Array, "b n"]]:
-    """Which patches stay visible: in every row those with the smallest noise.
+    noise: Float[Array | np.ndarray, "*b n"], mask_ratio: float
+) -> tuple[Int[Array, "*b kept"], Int[Array, "*b n"], Float32[Array, "*b n"]]:
+    """Which patches stay visible: in each row those with the smallest noise.
 
     Args:
-        noise: one number a patch; of equal ones the first is smaller.
+        noise: one number a patch, of one row or with leading axes; of equal ones the first is
+            smaller.
         mask_ratio: share of patches to hide, static.
 
     Returns:
@@ -172,20 +176,20 @@ def random_mask(
     Raises:
         FerJaxError: the ratio would hide nothing or everything.
 
-    >>> kept, restore, mask = random_mask(jnp.array([[0.4, 0.1, 0.3, 0.2]]), 0.5)
+    >>> kept, restore, mask = random_mask(jnp.array([0.4, 0.1, 0.3, 0.2]), 0.5)
     >>> kept.tolist(), restore.tolist(), mask.tolist()
-    ([[1, 3]], [[3, 0, 2, 1]], [[1.0, 0.0, 1.0, 0.0]])
+    ([1, 3], [3, 0, 2, 1], [1.0, 0.0, 1.0, 0.0])
     """
-    kept = num_visible(noise.shape[1], mask_ratio)
-    order = jnp.argsort(jnp.asarray(noise), axis=1, stable=True)
-    restore = jnp.argsort(order, axis=1)
-    return order[:, :kept], restore, (restore >= kept).astype(jnp.float32)
+    kept = num_visible(noise.shape[-1], mask_ratio)
+    order = jnp.argsort(jnp.asarray(noise), axis=-1, stable=True)
+    restore = jnp.argsort(order, axis=-1)
+    return order[..., :kept], restore, (restore >= kept).astype(jnp.float32)
 
 
 def reconstruction_loss(
-    prediction: Float[Array | np.ndarray, "b n d"],
-    images: Images,
-    mask: Float[Array | np.ndarray, "b n"],
+    prediction: Float[Array | np.ndarray, "*b n d"],
+    images: Float[Array | np.ndarray, "*b h w 3"],
+    mask: Float[Array | np.ndarray, "*b n"],
     patch_size: int,
     norm_pix: bool,
 ) -> Float32[Array, ""]:
@@ -196,7 +200,7 @@ def reconstruction_loss(
 
     Args:
         prediction: patch vectors as of `patchify`.
-        images: normalised RGB, (b, s, s, 3).
+        images: normalised RGB, (s, s, 3), or with leading axes.
         mask: 1 where a patch is hidden; at least one must be.
         patch_size: side of a patch, pixels.
         norm_pix: see above.
@@ -333,8 +337,8 @@ def init(config: MAEConfig, key: Key[Array, ""]) -> Params:
 def apply(
     graphdef: nnx.GraphDef,
     params: Params,
-    images: Images,
-    noise: Float[Array | np.ndarray, "b n"],
+    images: Float[Array | np.ndarray, "*b h w 3"],
+    noise: Float[Array | np.ndarray, "*b n"],
     *,
     mask_ratio: float = 0.75,
     key: Key[Array, ""] | None = None,
@@ -348,8 +352,9 @@ def apply(
     Args:
         graphdef: from `build(config)`.
         params: from `init`, or loaded.
-        images: normalised RGB, (b, image_size, image_size, 3).
-        noise: (b, patches), drawn uniformly in training: patches with the smallest stay visible.
+        images: normalised RGB, (b, image_size, image_size, 3); or one, without b.
+        noise: (b, patches), or (patches,) for one image; drawn uniformly in training: patches with
+            the smallest stay visible.
         mask_ratio: share of patches to hide, static.
         key: given when training: turns the encoder's stochastic depth on.
         intermediates: also return `MAEOutput.features`.
@@ -360,6 +365,13 @@ def apply(
     Raises:
         FerJaxError: the ratio would hide nothing or everything, or a shape does not fit the model.
     """
-    return nnx.merge(graphdef, params)(
+    one = images.ndim == 3
+    if one:
+        images, noise = images[None], noise[None]
+    out = nnx.merge(graphdef, params)(
         images, noise, mask_ratio=mask_ratio, key=key, intermediates=intermediates
     )
+    if not one:
+        return out
+    loss, *arrays, features = out
+    return MAEOutput(loss, *(x[0] for x in arrays), of_one_image(features))

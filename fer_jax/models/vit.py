@@ -18,7 +18,15 @@ import numpy as np
 from flax import nnx
 from jaxtyping import Array, Float, Key
 
-from fer_jax.models.blocks import TOKEN, Images, PatchEmbed, layer_norm, run_blocks, stacked_blocks
+from fer_jax.models.blocks import (
+    TOKEN,
+    Images,
+    PatchEmbed,
+    layer_norm,
+    of_one_image,
+    run_blocks,
+    stacked_blocks,
+)
 from fer_jax.models.config import (
     ATTENTIONS,
     POOLS,
@@ -137,17 +145,17 @@ def init(config: ViTConfig, key: Key[Array, ""]) -> Params:
 def apply(
     graphdef: nnx.GraphDef,
     params: Params,
-    images: Images,
+    images: Float[Array | np.ndarray, "*b h w 3"],
     *,
     key: Key[Array, ""] | None = None,
     intermediates: bool = False,
-) -> tuple[Float[Array, "b c"] | None, dict[str, Array]]:
+) -> tuple[Float[Array, "*b c"] | None, dict[str, Array]]:
     """Runs the model; pure.
 
     Args:
         graphdef: from `build(config)`.
         params: from `init` or a bundle.
-        images: normalised RGB, (batch, image_size, image_size, 3).
+        images: normalised RGB, (batch, image_size, image_size, 3); or one, without the batch.
         key: given when training: turns stochastic depth and head dropout on.
         intermediates: also return the patch embedding and every block's output.
 
@@ -156,12 +164,19 @@ def apply(
         (batch, 1 + patches, width) after all blocks, `norm` (the same after the final LayerNorm,
         only where `pool='cls'`), `pooled` (batch, width) float32; with `intermediates` also
         `patch_embed` (batch, patches, width), `embed` (with CLS and positions) and `blocks`
-        (depth, batch, 1 + patches, width).
+        (depth, batch, 1 + patches, width). Of one image all are without the axis of the batch.
+
+    Raises:
+        FerJaxError: the images are of another size than the model's.
     """
-    return nnx.merge(graphdef, params)(images, key=key, intermediates=intermediates)
+    model = nnx.merge(graphdef, params)
+    if images.ndim == 3:
+        logits, features = model(images[None], key=key, intermediates=intermediates)
+        return None if logits is None else logits[0], of_one_image(features)
+    return model(images, key=key, intermediates=intermediates)
 
 
-def patch_map(config: ViTConfig, features: Mapping[str, Array]) -> Float[Array, "b h w d"]:
+def patch_map(config: ViTConfig, features: Mapping[str, Array]) -> Float[Array, "*b h w d"]:
     """The patch tokens in their places on the grid, from the features that `apply` returns.
 
     Args:
@@ -169,11 +184,11 @@ def patch_map(config: ViTConfig, features: Mapping[str, Array]) -> Float[Array, 
         features: from `apply`.
 
     Returns:
-        (batch, grid, grid, width): after the final LayerNorm where `pool='cls'`; else as the last
-        block leaves them, since `fc_norm` is made for their mean.
+        (batch, grid, grid, width), of one image without the batch: after the final LayerNorm where
+        `pool='cls'`; else as the last block leaves them, since `fc_norm` is made for their mean.
     """
-    tokens = features["norm" if config.pool == "cls" else "tokens"][:, 1:]
-    return tokens.reshape(len(tokens), config.grid, config.grid, config.width)
+    tokens = features["norm" if config.pool == "cls" else "tokens"][..., 1:, :]
+    return tokens.reshape(*tokens.shape[:-2], config.grid, config.grid, config.width)
 
 
 def parameter_count(params: Params) -> int:

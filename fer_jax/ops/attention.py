@@ -19,12 +19,12 @@ _Array = Array | np.ndarray
 
 
 def scalar_attention(
-    query: Float[_Array, "batch n"],
-    key: Float[_Array, "batch n"],
-    value: Float[_Array, "batch n"],
+    query: Float[_Array, "*batch n"],
+    key: Float[_Array, "*batch n"],
+    value: Float[_Array, "*batch n"],
     *,
     block: int = 8,
-) -> Float[Array, "batch n"]:
+) -> Float[Array, "*batch n"]:
     r"""Attention whose tokens are single numbers: the softmax of an outer product, never stored.
 
     .. math::
@@ -46,7 +46,8 @@ def scalar_attention(
     `jax.jvp` is refused.
 
     Args:
-        query: q, one number a token; any float type, computed in float32 (float64 stays so).
+        query: q, one number a token, for one item or with leading axes; any float type, computed in
+            float32 (float64 stays so).
         key: k.
         value: v.
         block: keys (queries in the backward pass) in one step of the loop, a Python number. Changes
@@ -56,12 +57,12 @@ def scalar_attention(
         o, of the type that the inputs promote to.
 
     Raises:
-        FerJaxError: `block` below 1.
+        FerJaxError: `block` below 1, or arrays of different shapes.
 
     Example:
-        >>> query = jnp.array([[0.0, 1000.0]])
-        >>> scalar_attention(query, jnp.array([[1.0, 2.0]]), jnp.array([[3.0, 5.0]])).tolist()
-        [[4.0, 5.0]]
+        >>> query = jnp.array([0.0, 1000.0])
+        >>> scalar_attention(query, jnp.array([1.0, 2.0]), jnp.array([3.0, 5.0])).tolist()
+        [4.0, 5.0]
 
     Source:
         The fusion of the ABAW6 entry of arXiv:2403.13039, which is
@@ -71,10 +72,17 @@ def scalar_attention(
         raise FerJaxError(f"{block=} must be at least 1; the default is 8")
     dtype = jnp.result_type(query, key, value)
     compute = jnp.promote_types(dtype, jnp.float32)
-    query, key, value = (jnp.asarray(array, compute) for array in (query, key, value))
+    shape = query.shape
+    if not shape == key.shape == value.shape:
+        raise FerJaxError(
+            f"query, key and value are {shape}, {key.shape} and {value.shape}; give one shape"
+        )
+    query, key, value = (
+        jnp.asarray(array, compute).reshape(-1, shape[-1]) for array in (query, key, value)
+    )
     # Adding a number to all values adds it to the output: around their mean, less cancels.
     mean = value.mean(axis=-1, keepdims=True)
-    return (mean + _attention(query, key, value - mean, block)).astype(dtype)
+    return (mean + _attention(query, key, value - mean, block)).astype(dtype).reshape(shape)
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(3,))

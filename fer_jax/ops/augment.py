@@ -37,7 +37,7 @@ def mix(
         float32 images, and the targets that belong to them.
 
     Raises:
-        FerJaxError: an alpha is negative, or a probability is not in [0, 1].
+        FerJaxError: an alpha is negative, a probability is not in [0, 1], or there is no batch.
 
     Source: timm `data/mixup.py`, mode `batch`; Zhang et al. 2017, Yun et al. 2019.
     """
@@ -45,6 +45,11 @@ def mix(
         raise FerJaxError(f"{mixup_alpha=} and {cutmix_alpha=} must not be negative; 0 is off")
     if not (0 <= switch_probability <= 1 and 0 <= probability <= 1):
         raise FerJaxError(f"{switch_probability=} and {probability=} must be in [0, 1]")
+    if images.ndim != 4 or soft_targets.ndim != 2:
+        raise FerJaxError(
+            f"images of {images.shape} and targets of {soft_targets.shape}: images are mixed with "
+            "others of a batch; give (batch, height, width, channels) and (batch, classes)"
+        )
     images = images.astype(jnp.float32)
     if not (mixup_alpha or cutmix_alpha):
         return images, soft_targets

@@ -13,22 +13,22 @@ from fer_jax.ops.losses import weighted_cross_entropy
 BIN_SCHEMES = ("width", "mass")
 CALIBRATIONS = ("temperature", "vector")
 
-# Host arrays are as welcome as device arrays.
-_Array = Array | np.ndarray
+# Host arrays are as welcome as device arrays, and as the scalars that numpy takes out of them.
+_Array = Array | np.ndarray | np.generic
 _Parameters = dict[str, Array]
 
 
 def confidence_bins(
-    confidence: Float[_Array, "rows"],
+    confidence: Float[_Array, "*rows"],
     *,
     bins: int = 15,
     scheme: str = "width",
-    mask: Bool[_Array, "rows"] | None = None,
-) -> Int32[Array, "rows"]:
+    mask: Bool[_Array, "*rows"] | None = None,
+) -> Int32[Array, "*rows"]:
     """The bin of each confidence, from 0.
 
     Args:
-        confidence: in [0, 1].
+        confidence: in [0, 1]; any number of axes, none for one row.
         bins: how many, a Python number.
         scheme: `width`: bin i holds (i / bins, (i + 1) / bins]; `mass`: as nearly as equal
             confidences allow, each bin holds as many rows.
@@ -57,19 +57,19 @@ def confidence_bins(
         found = jnp.ceil(confidence * bins).astype(jnp.int32) - 1
     else:
         # Equal confidences share the rank of the first of them: the order of rows is nothing.
-        known = jnp.sort(jnp.where(used, confidence, jnp.inf))
+        known = jnp.sort(jnp.where(used, confidence, jnp.inf), axis=None)
         rank = jnp.searchsorted(known, confidence, side="left")
         found = (rank * (bins / jnp.maximum(used.sum(), 1))).astype(jnp.int32)
     return jnp.where(used, jnp.clip(found, 0, bins - 1), -1)
 
 
 def expected_calibration_error(
-    probabilities: Float[_Array, "rows class"],
-    labels: Int[_Array, "rows"],
+    probabilities: Float[_Array, "*rows class"],
+    labels: Int[_Array, "*rows"],
     *,
     bins: int = 15,
     scheme: str = "width",
-    mask: Bool[_Array, "rows"] | None = None,
+    mask: Bool[_Array, "*rows"] | None = None,
 ) -> Float32[Array, ""]:
     r"""How far the confidence of the chosen class is from how often it is right.
 
@@ -78,7 +78,7 @@ def expected_calibration_error(
     over bins of rows by their largest probability.
 
     Args:
-        probabilities: rows that add up to 1.
+        probabilities: rows that add up to 1; one row, or with leading axes.
         labels: -1 leaves a row out.
         bins: how many, a Python number.
         scheme: as for `confidence_bins`.
@@ -103,19 +103,19 @@ def expected_calibration_error(
     used = labels >= 0 if mask is None else (labels >= 0) & jnp.asarray(mask)
     confidence = probabilities.max(axis=-1)
     right = (probabilities.argmax(axis=-1) == labels).astype(jnp.float32)
-    found = confidence_bins(confidence, bins=bins, scheme=scheme, mask=used)
+    found = confidence_bins(confidence, bins=bins, scheme=scheme, mask=used).reshape(-1)
     # A reduction over the rows, which shards; the bin -1 of rows left out is none of them.
     member = (found[:, None] == jnp.arange(bins)[None, :]).astype(jnp.float32)
-    gaps = jnp.abs((member * (right - confidence)[:, None]).sum(axis=0))
+    gaps = jnp.abs((member * (right - confidence).reshape(-1)[:, None]).sum(axis=0))
     return gaps.sum() / jnp.maximum(used.sum(), 1)
 
 
 def fit_calibration(
     kind: str,
-    logits: Float[_Array, "rows class"],
-    labels: Int[_Array, "rows"],
+    logits: Float[_Array, "*rows class"],
+    labels: Int[_Array, "*rows"],
     *,
-    mask: Bool[_Array, "rows"] | None = None,
+    mask: Bool[_Array, "*rows"] | None = None,
     steps: int = 200,
 ) -> _Parameters:
     """Fits the scaling of logits with the least cross-entropy, by L-BFGS; jits.
@@ -147,7 +147,7 @@ def fit_calibration(
     if kind not in CALIBRATIONS:
         raise FerJaxError(f"no calibration {kind!r}; one of {', '.join(CALIBRATIONS)}")
     logits = jnp.asarray(logits, jnp.float32)
-    classes = logits.shape[1]
+    classes = logits.shape[-1]
     if kind == "temperature":
         # Of the inverse temperature the loss is convex; its logarithm keeps it above 0.
         start = {"log_inverse": jnp.zeros(())}
@@ -164,12 +164,13 @@ def fit_calibration(
 
 
 def apply_calibration(
-    logits: Float[_Array, "rows class"], parameters: Mapping[str, _Array | float]
-) -> Float32[Array, "rows class"]:
+    logits: Float[_Array, "*rows class"], parameters: Mapping[str, _Array | float]
+) -> Float32[Array, "*rows class"]:
     """Scales logits as fitted; the softmax of the result is calibrated.
 
     Args:
-        logits: what it was fitted on: logits, or logarithms of probabilities.
+        logits: what it was fitted on: logits, or logarithms of probabilities; one row, or with
+            leading axes.
         parameters: from `fit_calibration`.
 
     Returns:
@@ -178,6 +179,8 @@ def apply_calibration(
     Example:
         >>> apply_calibration(jnp.array([[2.0, 1.0]]), {"temperature": 2.0}).tolist()
         [[1.0, 0.5]]
+        >>> apply_calibration(jnp.array([2.0, 1.0]), {"temperature": 2.0}).tolist()  # one row
+        [1.0, 0.5]
     """
     return _scaled(jnp.asarray(logits, jnp.float32), parameters)
 
@@ -185,8 +188,11 @@ def apply_calibration(
 def _scaled(logits: Array, parameters: Mapping[str, _Array | float]) -> Array:
     if "temperature" in parameters:
         return logits / parameters["temperature"]
-    scale, offset = (jnp.asarray(parameters[name], jnp.float32) for name in ("scale", "offset"))
-    return logits * scale[None, :] + offset[None, :]
+    shape = (*[1] * (logits.ndim - 1), -1)
+    scale, offset = (
+        jnp.asarray(parameters[name], jnp.float32).reshape(shape) for name in ("scale", "offset")
+    )
+    return logits * scale + offset
 
 
 def _named(parameters: _Parameters) -> _Parameters:

@@ -44,7 +44,8 @@ def fill_gaps(
         found a row on one side only.
 
     Raises:
-        FerJaxError: an unknown method, or `segments` beside a leading axis.
+        FerJaxError: an unknown method, values that are no rows, or `segments` beside a leading
+            axis.
 
     Example:
         >>> rows, how = fill_gaps(
@@ -57,6 +58,11 @@ def fill_gaps(
     """
     if method not in FILL_METHODS:
         raise FerJaxError(f"no way {method!r} to fill gaps; one of {', '.join(FILL_METHODS)}")
+    if values.ndim < 2:
+        raise FerJaxError(
+            f"values of shape {values.shape}; give [time, class], which is values[:, None] for "
+            "one number a frame"
+        )
     values, weights = jnp.asarray(values), jnp.asarray(weights)
     classes = values.shape[-1]
     if prior is None:

@@ -1,7 +1,8 @@
 """Losses for imbalanced classes, in a form that is exact over any sharding.
 
 Each takes class indices or distributions as targets and returns `(loss_sum, denominator)`: added
-over all devices or steps first, and divided last. `classification_loss` chooses one by name.
+over all devices or steps first, and divided last. One sample is taken without a batch axis, several
+with any number of them. `classification_loss` chooses one by name.
 """
 
 from collections.abc import Callable
@@ -17,17 +18,17 @@ from fer_jax.labels import LabelSpace
 LOSSES = ("cross_entropy", "focal", "logit_adjusted")
 CLASS_WEIGHT_SCHEMES = ("none", "neutral", "balanced", "max", "effective")
 
-# Host arrays are as welcome as device arrays.
-_Array = Array | np.ndarray
+# Host arrays are as welcome as device arrays, and as the scalars that numpy takes out of them.
+_Array = Array | np.ndarray | np.generic
 
 
 def weighted_cross_entropy(
-    logits: Float[_Array, "batch class"],
-    targets: Int[_Array, "batch"] | Float[_Array, "batch class"],
+    logits: Float[_Array, "*batch class"],
+    targets: Int[_Array, "*batch"] | Float[_Array, "*batch class"],
     *,
     class_weights: Float[_Array, "class"] | None = None,
     label_smoothing: float = 0.0,
-    mask: Bool[_Array, "batch"] | Float[_Array, "batch"] | None = None,
+    mask: Bool[_Array, "*batch"] | Float[_Array, "*batch"] | None = None,
 ) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
     r"""Cross-entropy with class weights, as a sum and what to divide it by.
 
@@ -56,12 +57,14 @@ def weighted_cross_entropy(
         outside [-1, C) makes the sum NaN, since a jitted function cannot raise.
 
     Raises:
-        FerJaxError: `label_smoothing` outside [0, 1].
+        FerJaxError: `label_smoothing` outside [0, 1]; targets that do not fit the logits.
 
     Example:
         >>> loss_sum, count = weighted_cross_entropy(jnp.zeros((2, 4)), jnp.array([3, -1]))
         >>> round(float(loss_sum), 4), float(count)
         (1.3863, 1.0)
+        >>> round(float(weighted_cross_entropy(jnp.zeros(4), jnp.array(3))[0]), 4)  # one sample
+        1.3863
 
     Source:
         https://docs.pytorch.org/docs/stable/generated/torch.nn.CrossEntropyLoss.html
@@ -70,13 +73,13 @@ def weighted_cross_entropy(
 
 
 def focal_loss(
-    logits: Float[_Array, "batch class"],
-    targets: Int[_Array, "batch"] | Float[_Array, "batch class"],
+    logits: Float[_Array, "*batch class"],
+    targets: Int[_Array, "*batch"] | Float[_Array, "*batch class"],
     *,
     gamma: float = 2.0,
     class_weights: Float[_Array, "class"] | None = None,
     label_smoothing: float = 0.0,
-    mask: Bool[_Array, "batch"] | Float[_Array, "batch"] | None = None,
+    mask: Bool[_Array, "*batch"] | Float[_Array, "*batch"] | None = None,
 ) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
     r"""Cross-entropy in which what is classified well already counts little.
 
@@ -123,14 +126,14 @@ def focal_loss(
 
 
 def logit_adjusted_cross_entropy(
-    logits: Float[_Array, "batch class"],
-    targets: Int[_Array, "batch"] | Float[_Array, "batch class"],
+    logits: Float[_Array, "*batch class"],
+    targets: Int[_Array, "*batch"] | Float[_Array, "*batch class"],
     *,
     log_prior: Float[_Array, "class"],
     tau: float = 1.0,
     class_weights: Float[_Array, "class"] | None = None,
     label_smoothing: float = 0.0,
-    mask: Bool[_Array, "batch"] | Float[_Array, "batch"] | None = None,
+    mask: Bool[_Array, "*batch"] | Float[_Array, "*batch"] | None = None,
 ) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
     r"""Cross-entropy of ``softmax(logits + tau log prior)``; at inference the logits stay bare.
 
@@ -173,15 +176,15 @@ def logit_adjusted_cross_entropy(
 
 def classification_loss(
     name: str,
-    logits: Float[_Array, "batch class"],
-    targets: Int[_Array, "batch"] | Float[_Array, "batch class"],
+    logits: Float[_Array, "*batch class"],
+    targets: Int[_Array, "*batch"] | Float[_Array, "*batch class"],
     *,
     gamma: float = 2.0,
     log_prior: Float[_Array, "class"] | None = None,
     tau: float = 1.0,
     class_weights: Float[_Array, "class"] | None = None,
     label_smoothing: float = 0.0,
-    mask: Bool[_Array, "batch"] | Float[_Array, "batch"] | None = None,
+    mask: Bool[_Array, "*batch"] | Float[_Array, "*batch"] | None = None,
 ) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
     """One of `LOSSES` by name, as a config gives it.
 
@@ -221,22 +224,33 @@ def classification_loss(
 
 def _summed(
     scores: Callable[..., Float[Array, "batch class"]],
-    logits: Float[_Array, "batch class"],
-    targets: Int[_Array, "batch"] | Float[_Array, "batch class"],
+    logits: Float[_Array, "*batch class"],
+    targets: Int[_Array, "*batch"] | Float[_Array, "*batch class"],
     class_weights: Float[_Array, "class"] | None,
     label_smoothing: float,
-    mask: Bool[_Array, "batch"] | Float[_Array, "batch"] | None,
+    mask: Bool[_Array, "*batch"] | Float[_Array, "*batch"] | None,
 ) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
     """Minus the weighted, smoothed targets times `scores(logits)`, and what to divide it by."""
     if not 0 <= label_smoothing <= 1:
         raise FerJaxError(f"{label_smoothing=} is outside [0, 1]; give a share such as 0.1")
-    batch, classes = logits.shape
-    hard = targets.ndim == 1
+    shape, classes = logits.shape, logits.shape[-1]
+    if targets.shape not in (shape, shape[:-1]):
+        raise FerJaxError(
+            f"targets of shape {targets.shape} for logits of {shape}; give indices of "
+            f"{shape[:-1]}, or distributions of {shape}"
+        )
+    if mask is not None and mask.shape != shape[:-1]:
+        raise FerJaxError(f"a mask of shape {mask.shape} for logits of {shape}; give {shape[:-1]}")
+    hard = targets.ndim < logits.ndim
+    logits = logits.reshape(-1, classes)
+    batch = logits.shape[0]
+    targets = targets.reshape(logits.shape[: 1 if hard else 2])
     if class_weights is None:
         weights = jnp.ones((1, classes), jnp.float32)
     else:
         weights = jnp.asarray(class_weights, jnp.float32)[None, :]
-    rows = jnp.ones(batch, jnp.float32) if mask is None else jnp.asarray(mask, jnp.float32)
+    rows = jnp.ones(shape[:-1], jnp.float32) if mask is None else jnp.asarray(mask, jnp.float32)
+    rows = rows.reshape(-1)
     if hard:
         rows = jnp.where(targets == -1, 0.0, rows)
     used = rows > 0

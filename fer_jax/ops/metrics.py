@@ -6,19 +6,23 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Bool, Float, Float64, Int, Int32
 
-_Array = Array | np.ndarray
+from fer_jax.errors import FerJaxError
+
+# Host arrays are as welcome as device arrays, and as the scalars that numpy takes out of them.
+_Array = Array | np.ndarray | np.generic
 
 
 def confusion_matrix(
-    labels: Int[_Array, "batch"],
-    predictions: Int[_Array, "batch"],
+    labels: Int[_Array, "*batch"],
+    predictions: Int[_Array, "*batch"],
     num_classes: int,
-    mask: Bool[_Array, "batch"] | Float[_Array, "batch"] | None = None,
+    mask: Bool[_Array, "*batch"] | Float[_Array, "*batch"] | None = None,
 ) -> Int32[Array, "num_classes num_classes"]:
     """Counts how often each class was taken for each other.
 
     Args:
-        labels: the truth; -1, and anything outside the classes, is not counted.
+        labels: the truth, of one sample or many; -1, and anything outside the classes, is not
+            counted.
         predictions: class indices; outside the classes they are not counted.
         num_classes: a Python number.
         mask: False or 0 leaves a row out (padding).
@@ -27,15 +31,26 @@ def confusion_matrix(
         Counts, a row for each true class, a column for each predicted one; add them over batches
         and devices.
 
+    Raises:
+        FerJaxError: labels, predictions and mask of different shapes.
+
     Example:
         >>> confusion_matrix(jnp.array([0, 1, 1, -1]), jnp.array([0, 0, 1, 1]), 2).tolist()
         [[1, 0], [1, 1]]
+        >>> confusion_matrix(jnp.array(1), jnp.array(0), 2).tolist()  # one sample
+        [[0, 0], [1, 0]]
     """
+    shape = labels.shape
+    if not shape == predictions.shape == (shape if mask is None else mask.shape):
+        raise FerJaxError(
+            f"labels are {shape}, predictions {predictions.shape} and the mask "
+            f"{None if mask is None else mask.shape}; give one shape"
+        )
     classes = jnp.arange(num_classes)[None, :]
-    truth = labels[:, None] == classes
+    truth = labels.reshape(-1)[:, None] == classes
     if mask is not None:
-        truth &= jnp.asarray(mask).astype(bool)[:, None]
-    predicted = predictions[:, None] == classes
+        truth &= jnp.asarray(mask).astype(bool).reshape(-1)[:, None]
+    predicted = predictions.reshape(-1)[:, None] == classes
     # One-hot products: a reduction over the batch, which shards and has no order to depend on.
     return jnp.einsum(
         "bt,bp->tp",

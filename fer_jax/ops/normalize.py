@@ -19,12 +19,12 @@ _Array = Array | np.ndarray
 
 
 def normalize(
-    images: Shaped[_Array, "batch height width 3"], mean: Sequence[float], std: Sequence[float]
-) -> Float32[_Array, "batch height width 3"]:
+    images: Shaped[_Array, "*batch height width 3"], mean: Sequence[float], std: Sequence[float]
+) -> Float32[_Array, "*batch height width 3"]:
     """Computes `(x / 255 - mean) / std`, channel by channel.
 
     Args:
-        images: RGB, uint8 or float in [0, 255].
+        images: RGB, uint8 or float in [0, 255]; one, or with leading axes.
         mean: of each channel, for images in [0, 1].
         std: of each channel.
 
@@ -32,9 +32,10 @@ def normalize(
         float32 images; numpy in, numpy out, else jax.
 
     Example:
-        >>> normalize(np.full((1, 1, 1, 3), 255), (0.5, 0.0, 1.0), (0.5, 1.0, 2.0)).tolist()
-        [[[[1.0, 1.0, 0.0]]]]
+        >>> normalize(np.full((1, 1, 3), 255), (0.5, 0.0, 1.0), (0.5, 1.0, 2.0)).tolist()
+        [[[1.0, 1.0, 0.0]]]
     """
     xp = np if isinstance(images, np.ndarray) else jnp
-    means, stds = (xp.asarray(row, np.float32)[None, None, None] for row in (mean, std))
+    shape = (*[1] * (images.ndim - 1), 3)
+    means, stds = (xp.asarray(row, np.float32).reshape(shape) for row in (mean, std))
     return (xp.asarray(images, np.float32) / np.float32(255) - means) / stds

@@ -95,7 +95,9 @@ def _weighted_sums(draw, tables: Array, resamples: int) -> Array:
     flat = tables.reshape(tables.shape[0], -1)
 
     def some(numbers: Int32[Array, "n"]) -> Array:
-        return jax.vmap(draw)(numbers).astype(flat.dtype) @ flat
+        times = jax.vmap(draw)(numbers).astype(flat.dtype)
+        # Not rounded to fewer bits, as accelerators would.
+        return jnp.matmul(times, flat, precision=jax.lax.Precision.HIGHEST)
 
     at_once = min(resamples, _AT_ONCE)
     numbers = jnp.arange(-(-resamples // at_once) * at_once).reshape(-1, at_once)

@@ -1,14 +1,17 @@
 """Runs a bundle over the organisers' crops, one video after the other."""
 
-from collections.abc import Callable, Mapping, Sequence
+import dataclasses
+import os
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import Float32, Int64
 from tqdm import tqdm
 
-from fer_jax.data.affwild2_files import list_frames
+from fer_jax.data.affwild2_files import Frames, Sample, list_frames
 from fer_jax.errors import FerJaxError
+from fer_jax.predict.finished import FinishedVideos, VideoPredictions
 from fer_jax.predict.recognizer import Recognizer
 
 _BATCHES = 32  # held at once
@@ -35,75 +38,120 @@ def check_template(recognizer: Recognizer, template: str) -> None:
 
 
 def find_videos(
-    known: Mapping[str, Path], videos: Sequence[str], crops: str, allow_empty: bool
-) -> dict[str, Path]:
-    """The folders of the videos that are wanted.
+    known: Mapping[str, Path], sample: Sample, crops: str, allow_empty: bool
+) -> dict[str, Frames]:
+    """The crops that are wanted: of each video those up to the last frame that the sample names.
 
     Args:
         known: the folder of each video that is there.
-        videos: those that are wanted.
+        sample: the rows of the submission.
         crops: where they were searched, for messages.
-        allow_empty: pass over those that have none, unless none has one.
+        allow_empty: pass over videos that have none, unless none has one.
 
     Raises:
-        FerJaxError: videos have no folder.
+        FerJaxError: videos have no such crop, or a folder cannot be read.
     """
-    found = {name: known[name] for name in videos if name in known}
-    absent = [name for name in videos if name not in known]
+    found = {}
+    for name in sample.videos:
+        frames = _wanted(known[name], int(sample.frames[name].max())) if name in known else None
+        if frames is not None and len(frames.numbers):
+            found[name] = frames
+    absent = [name for name in sample.videos if name not in found]
     if absent and not (allow_empty and found):
         some = ", ".join(absent[:_SHOWN]) + (", ..." if len(absent) > _SHOWN else "")
         otherwise = ", or pass --allow-empty" if found else ""
         raise FerJaxError(
-            f"{crops}: {len(absent)} of the sample's {len(videos)} videos have no folder of crops "
-            f"({some}); name the folder that holds them, unpack what is missing{otherwise}"
+            f"{crops}: {len(absent)} of the sample's {len(sample.videos)} videos have no crop of "
+            f"its frames ({some}); name the folder that holds them, unpack what is "
+            f"missing{otherwise}"
         )
     return found
 
 
+def _wanted(folder: Path, last: int) -> Frames:
+    frames = list_frames(folder)
+    numbers = frames.numbers
+    return dataclasses.replace(frames, numbers=numbers[(numbers >= 1) & (numbers <= last)])
+
+
 def predict_crops(
     recognizer: Recognizer,
-    folders: Mapping[str, Path],
-    last: Mapping[str, int],
+    videos: Mapping[str, Frames],
     *,
     on_problem: Callable[[str], None],
+    finished: FinishedVideos | None = None,
     progress: bool = False,
 ) -> tuple[np.ndarray, Int64[np.ndarray, "seen"], Float32[np.ndarray, "seen class"]]:
     """Names the expression in every crop of some videos; a few batches are held at once.
 
     Args:
         recognizer: of a bundle with labels.
-        folders: the folder of each video.
-        last: the last frame that is wanted of each video.
-        on_problem: called with one line for each file that is no picture.
+        videos: the crops of each video, as of `find_videos`.
+        on_problem: called with one line for each file that is no picture, or is there no more.
+        finished: where finished videos are kept, and taken from if they are there.
         progress: show a bar if there is a terminal.
 
     Returns:
         Video, frame and probabilities of every crop that could be read, frames ascending.
 
     Raises:
-        FerJaxError: a folder cannot be read, or the bundle has no labels.
+        FerJaxError: the bundle has no labels.
     """
     recognizer.require_labels()
-    videos = {}
-    for name, folder in folders.items():
-        frames = list_frames(folder)
-        wanted = frames.numbers[(frames.numbers >= 1) & (frames.numbers <= last[name])]
-        videos[name] = [(number, frames.path(number)) for number in wanted.tolist()]
-    names, numbers, parts = [], [], []
-    total = sum(map(len, videos.values()))
+    done = []
+    total = sum(len(frames.numbers) for frames in videos.values())
     with tqdm(total=total, unit="frame", disable=None if progress else True) as bar:
         for name, frames in videos.items():
             bar.set_description(name)
-            size = _BATCHES * recognizer.batch_size
-            for chunk in (frames[i : i + size] for i in range(0, len(frames), size)):
-                table = recognizer.predict([path for _, path in chunk], on_problem=on_problem)
-                seen = table.status == "ok"
-                names += [name] * int(seen.sum())
-                numbers.append(np.asarray([number for number, _ in chunk])[seen])
-                parts.append(table.raw[seen])
-                bar.update(len(chunk))
+            path = None if finished is None else finished.path(frames)
+            video = None if path is None else finished.read(path)
+            if video is None:
+                video = _predict_video(recognizer, frames, on_problem, bar)
+                if path is not None:
+                    finished.write(path, video)
+            else:
+                bar.update(len(frames.numbers))
+                for line in video.problems:
+                    on_problem(line)
+            done.append(video)
     return (
-        np.asarray(names, object),
-        np.concatenate([np.zeros(0, np.int64), *numbers]),
-        np.concatenate([np.zeros((0, len(recognizer.classes)), np.float32), *parts]),
+        np.repeat(np.asarray(list(videos), object), [len(video.frame) for video in done]),
+        np.concatenate([np.zeros(0, np.int64), *(video.frame for video in done)]),
+        np.concatenate(
+            [
+                np.zeros((0, len(recognizer.classes)), np.float32),
+                *(video.probabilities for video in done),
+            ]
+        ),
+    )
+
+
+def _predict_video(
+    recognizer: Recognizer, frames: Frames, on_problem: Callable[[str], None], bar: tqdm
+) -> VideoPredictions:
+    problems: list[str] = []
+
+    def told(line: str) -> None:
+        problems.append(line)
+        on_problem(line)
+
+    numbers, parts = [np.zeros(0, np.int32)], []
+    size = _BATCHES * recognizer.batch_size
+    for start in range(0, len(frames.numbers), size):
+        there = []
+        for number in frames.numbers[start : start + size].tolist():
+            path = frames.path(number)
+            if os.path.isfile(path):
+                there.append((number, path))
+            else:  # a link to nowhere, or removed since it was listed
+                told(f"{path}: is no file; no expression is named for it, replace or remove it")
+        if there:
+            table = recognizer.predict([path for _, path in there], on_problem=told)
+            seen = table.status == "ok"
+            numbers.append(np.asarray([number for number, _ in there], np.int32)[seen])
+            parts.append(table.raw[seen])
+        bar.update(min(size, len(frames.numbers) - start))
+    nothing = np.zeros((0, len(recognizer.classes)), np.float32)
+    return VideoPredictions(
+        np.concatenate(numbers), np.concatenate([nothing, *parts]), tuple(problems)
     )

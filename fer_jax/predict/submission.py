@@ -23,15 +23,15 @@ from fer_jax.labels import LabelSpace, label_map
 from fer_jax.ops.gaps import FILL_METHODS, fill_gaps
 from fer_jax.ops.smoothing import smooth_probabilities
 from fer_jax.predict.about import file_sha256
+from fer_jax.predict.every_frame import MOST_FRAMES, every_frame_table, of_classes
 from fer_jax.predict.submission_check import check_submission
-from fer_jax.predict.table import FILLS, PredictionTable
+from fer_jax.predict.table import PredictionTable
 
 SUBMISSION_FILE = "submission.txt"
 DOCUMENT_FILE = "submission.json"
 
 _SMOOTHING_FIELDS = ("kernel", "window", "stride", "lookahead", "width")
 _SHOWN = 3
-_MOST_FRAMES = 50_000_000  # 19 days at 30 frames a second: a number of that size is no frame
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -135,7 +135,7 @@ def check_sample(path: Path | str, sample: Sample) -> None:
             f"{path}: asks for {video}/{frame_name(0)}, where frames are counted from 1; pass the "
             "organisers' sample file"
         )
-    if sum(int(frames.max()) for frames in sample.frames.values()) > _MOST_FRAMES:
+    if sum(int(frames.max()) for frames in sample.frames.values()) > MOST_FRAMES:
         video = max(sample.videos, key=lambda name: sample.frames[name].max())
         raise FerJaxError(
             f"{path}: asks for {video}/{frame_name(int(sample.frames[video].max()))}, which no "
@@ -222,10 +222,13 @@ def make_submission(
     observed = np.zeros(last.sum(), np.float32)
     observed[rows] = 1
     values = np.zeros((len(observed), len(classes.names)), np.float32)
-    values[rows] = _shared(probabilities[used], classes.columns)
+    values[rows] = of_classes(probabilities[used], classes.columns)
     segment = np.repeat(np.arange(len(last), dtype=np.int32), last)
     prob, how = _smooth(values, observed, segment, smoothing, fill)
-    table = _table(sample, classes, segment, start, observed > 0, values, prob, how)
+    numbers = np.arange(len(segment)) - start[segment] + 1
+    table = every_frame_table(
+        classes.names, sample.videos, segment, numbers, observed > 0, values, prob, how
+    )
     row = start[sample.row_video] + sample.row_frame - 1
     label = classes.numbers[prob[row].argmax(axis=1)]
     return Submission(label, row, table, tuple(notes))
@@ -335,19 +338,6 @@ def _smooth(
     return np.asarray(found[0]), np.asarray(found[1])
 
 
-def _shared(
-    probabilities: Float32[np.ndarray, "seen class"], columns: Int64[np.ndarray, "shared"]
-) -> Float32[np.ndarray, "seen shared"]:
-    chosen = probabilities[:, columns]
-    if len(columns) == probabilities.shape[1]:
-        return chosen
-    total = chosen.sum(axis=1, keepdims=True)
-    # A frame that is all of other classes says nothing of these.
-    return np.where(total > 0, chosen / np.where(total > 0, total, 1), 1 / len(columns)).astype(
-        np.float32
-    )
-
-
 def _empty_videos(sample: Sample, number: Int64[np.ndarray, "used"], allowed: bool) -> str:
     """Refuses videos without a prediction, or says which they are."""
     counts = np.bincount(number, minlength=len(sample.videos))
@@ -360,28 +350,3 @@ def _empty_videos(sample: Sample, number: Int64[np.ndarray, "used"], allowed: bo
         wider = "" if len(empty) == len(sample.videos) else ", or pass --allow-empty"
         raise FerJaxError(f"{what}; name crops or a table of these videos{wider}")
     return what
-
-
-def _table(
-    sample: Sample,
-    classes: OfficialClasses,
-    segment: np.ndarray,
-    start: np.ndarray,
-    seen: np.ndarray,
-    raw: np.ndarray,
-    prob: np.ndarray,
-    how: np.ndarray,
-) -> PredictionTable:
-    nothing = np.full(len(segment), np.nan)
-    return PredictionTable.from_probabilities(
-        classes.names,
-        video=np.asarray(sample.videos, object)[segment],
-        frame=np.arange(len(segment)) - start[segment] + 1,
-        time_s=nothing,
-        face_id=np.where(seen, 0, -1),
-        box=np.stack([nothing] * 4, axis=1),
-        status=np.where(seen, "ok", "no_face").astype(object),
-        fill=np.asarray(FILLS, object)[how],
-        raw=np.where(seen[:, None], raw, np.float32(np.nan)),
-        prob=prob,
-    )

@@ -11,6 +11,7 @@ from fer_jax.data.affwild2_files import (
     LABELS,
     SUBMISSION_HEADER,
     Sample,
+    as_utf8,
     frame_name,
     picture_of,
     quoted,
@@ -35,12 +36,16 @@ def check_submission(path: str | os.PathLike[str], sample: Sample) -> tuple[str,
     Raises:
         FerJaxError: the file cannot be read.
     """
-    lines = [line.decode(errors="replace").strip() for line in read_bytes(Path(path)).splitlines()]
+    content = read_bytes(Path(path), raw=True)
+    plain = as_utf8(content)
+    lines = [line.decode(errors="replace") for line in plain.splitlines()]
     while lines and not lines[-1]:
         lines.pop()
     if not lines:
         return (f"is empty; the first line must be {SUBMISSION_HEADER}",)
     findings = []
+    if plain != content:
+        findings.append("begins with a byte-order mark; write it as UTF-8 without one")
     first = 1
     if lines[0] != SUBMISSION_HEADER:
         findings.append(f"line 1: {quoted(lines[0])} is not the header {SUBMISSION_HEADER}")
@@ -61,14 +66,16 @@ def _read(
     place = {name: i for i, name in enumerate(sample.videos)}
     known = set(_keys(sample).tolist())
     label = re.compile(f"[0-{len(LABELS) - 1}]")
-    malformed, outside, unknown, rows = [], [], [], []
+    malformed, blank, outside, unknown, rows = [], [], [], [], []
     for number, line in enumerate(lines, first_line):
         location, *cells = (cell.strip() for cell in line.split(","))
         picture = picture_of(location)
         if picture is None or len(cells) != 1:
             what = f"{quoted(line)} is not like <video>/00001.jpg,<class number>"
-            malformed.append(f"line {number}: {what if line else 'is empty'}")
+            malformed.append(f"line {number}: {what if line.strip() else 'is empty'}")
             continue
+        if line != f"{location},{cells[0]}":
+            blank.append(f"line {number}: {quoted(line)} has blanks about a value")
         if not label.fullmatch(cells[0]):
             outside.append(f"line {number}: {quoted(cells[0])} is no class number from 0 to 7")
         key = place.get(picture[0], -1) * _FRAMES + picture[1]
@@ -76,7 +83,7 @@ def _read(
             rows.append((number, key))
         else:
             unknown.append(f"line {number}: {quoted(location)} is not in the sample")
-    findings = [finding for kind in (malformed, outside, unknown) for finding in _some(kind)]
+    findings = [finding for kind in (malformed, blank, outside, unknown) for finding in _some(kind)]
     return np.asarray(rows, np.int64).reshape(-1, 2), findings
 
 

@@ -1,10 +1,11 @@
 """The prediction table: one row for every frame and face, the same in memory, as CSV, in pandas."""
 
+import contextlib
 import csv
 import dataclasses
 import importlib.util
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -188,6 +189,29 @@ class PredictionTable:
         return pandas.DataFrame({k: pandas.Series(v, dtype=v.dtype) for k, v in columns})
 
 
+@contextlib.contextmanager
+def open_csv(path: str | os.PathLike[str]) -> Iterator[Any]:
+    """Opens a CSV file that anybody may have written; a byte-order mark is passed over.
+
+    Args:
+        path: the file.
+
+    Yields:
+        A `csv.reader` of its rows.
+
+    Raises:
+        FerJaxError: what is read of it within the block is no CSV.
+    """
+    with open(path, **_CSV | {"encoding": "utf-8-sig"}) as file:
+        reader = csv.reader(file)
+        try:
+            yield reader
+        except csv.Error as error:
+            raise FerJaxError(
+                f"{path}, line {reader.line_num}: no CSV ({error}); write the file again"
+            ) from None
+
+
 def read_csv(path: str | os.PathLike[str]) -> PredictionTable:
     """Reads a prediction table that `PredictionTable.to_csv` wrote; columns `drop_...` are skipped.
 
@@ -201,8 +225,7 @@ def read_csv(path: str | os.PathLike[str]) -> PredictionTable:
         FerJaxError: a column is missing or out of place, or a value is not what it must be.
     """
     path = Path(path)
-    with open(path, **_CSV) as file:
-        reader = csv.reader(file)
+    with open_csv(path) as reader:
         header = tuple(next(reader, ()))
         classes = tuple(name[len("raw_") :] for name in header if name.startswith("raw_"))
         own = _columns(classes)
@@ -263,7 +286,7 @@ class _Column:
         for row, value in enumerate(self.columns.get(name, ())):
             try:
                 numbers.append(dtype(value) if value or dtype is np.int64 else np.nan)
-            except ValueError:
+            except (ValueError, OverflowError):
                 raise FerJaxError(
                     f"{self.path}, row {row + 1}: {name} is {value!r}, not a number; "
                     "write the file again"

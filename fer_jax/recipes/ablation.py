@@ -11,12 +11,13 @@ import numpy as np
 from jaxtyping import Int64
 
 from fer_jax.atomic import atomic_file
-from fer_jax.data.dataset import FaceData
+from fer_jax.data.dataset import FaceData, select
 from fer_jax.errors import FerJaxError, UsageError
+from fer_jax.evaluate.filters import parse_filter
 from fer_jax.evaluate.frame_labels import FrameLabels
-from fer_jax.evaluate.frame_scores import confusions_of_videos, parse_smoothing, predicted
+from fer_jax.evaluate.frame_scores import confusions_of_videos, of_films, predicted
 from fer_jax.evaluate.frames import timeline
-from fer_jax.evaluate.intervals import LEVEL, RESAMPLES, draw_videos, ends_over_videos
+from fer_jax.evaluate.intervals import LEVEL, RESAMPLES, draw_videos, interval, without_each
 from fer_jax.evaluate.table_predictions import are_frames, table_labels
 from fer_jax.evaluate.window_search import search_windows
 from fer_jax.ops.metrics import f1_by_class
@@ -30,8 +31,8 @@ from fer_jax.recipes.ablation_steps import (
     read_predictions,
 )
 from fer_jax.recipes.ablation_table import write_tables
-from fer_jax.recipes.stages import StageError, run_stages
-from fer_jax.recipes.two_view import tried_filters
+from fer_jax.recipes.stages import StageError, absolute, place_of, run_stages
+from fer_jax.recipes.two_view import check_videos, tried_filters
 
 DOCUMENT = "ablation.json"
 
@@ -61,19 +62,18 @@ def run_ablation(
         UsageError: a field is wrong.
         FerJaxError: the data cannot be read, or no cell could be scored.
     """
-    workdir = Path(workdir)
+    workdir = place_of(workdir)
     cells, seeds = cells_of(config), _seeds(config)
-    data = FaceData.open(config.data.split(",")[0].strip()) if config.data else None
-    if data is None:
+    if not config.data:
         raise UsageError("config.data is empty; name one or more folders of `fer-jax prepare`")
-    if not are_frames(data, config.split):
-        for cell in cells:
-            if cell.smoothing != NONE:
-                raise UsageError(
-                    f"config.axes.smoothing={cell.smoothing}: the faces of {data.path} are no "
-                    "frames of videos; set it to none"
-                )
-    labels, planner = table_labels(data, config.split), Planner(config, workdir, execute)
+    paths = ("data", "uncleaned", "synthetic_data", "backbone")
+    config = dataclasses.replace(
+        config, **{name: absolute(getattr(config, name)) for name in paths}
+    )
+    data = FaceData.open(config.data.split(",")[0])
+    labels = _labels(config, data, cells)
+    planner = Planner(config, workdir, execute)
+    plans = {cell: [planner.steps(cell, seed) for seed in seeds] for cell in cells}
     rows, scored, failed = [], {}, {}
     varied = varied_axes(cells)
     for number, cell in enumerate(cells, start=1):
@@ -82,7 +82,7 @@ def run_ablation(
         row = {"cell": title, **dataclasses.asdict(cell)}
         row["command"] = _command(command, cell, config)
         try:
-            steps = [_run(planner.steps(cell, seed), workdir, failed, say) for seed in seeds]
+            steps = [_run(one, workdir, failed, say) for one in plans[cell]]
             scored[cell] = _score(config, cell, labels, steps)
         except FerJaxError as error:
             row["error"] = str(error)
@@ -101,10 +101,11 @@ def run_ablation(
         "format_version": 1,
         "config": dataclasses.asdict(config),
         "classes": list(next(iter(scored.values())).classes),
-        "videos": next(iter(scored.values())).confusions.shape[1],
+        "videos": next(iter(scored.values())).videos,
         "unit": "videos" if are_frames(data, config.split) else "pictures",
         "frames": int((labels.label >= 0).sum()),
         "seeds": seeds,
+        "notes": list(next(iter(scored.values())).notes),
         "interval": {"level": LEVEL, "resamples": RESAMPLES},
         "axes": list(AXES),
         "base": {axis: getattr(cells[0], axis) for axis in varied},
@@ -116,12 +117,41 @@ def run_ablation(
     return document
 
 
+def _labels(config: AblateConfig, data: FaceData, cells: list[Cell]) -> FrameLabels:
+    """What the cells are scored against, once it is sure that they can be."""
+    smoothed = [cell.smoothing for cell in cells if cell.smoothing != NONE]
+    if smoothed and not are_frames(data, config.split):
+        raise UsageError(
+            f"config.axes.smoothing={smoothed[0]}: the faces of {data.path} are no frames of "
+            "videos; set it to none"
+        )
+    if SEARCH in smoothed:
+        tried_filters(config.smoothing)
+        check_videos(data, config.split)
+    labels = table_labels(data, config.split)
+    if len(set(labels.video[labels.label >= 0].tolist())) < 2:
+        raise UsageError(f"{data.path}: intervals need two videos or pictures with labels or more")
+    if config.uncleaned:
+        other = FaceData.open(config.uncleaned.split(",")[0])
+        keys, others = (
+            set(d.index["key"][select(d, config.split)].tolist()) for d in (data, other)
+        )
+        if keys != others:
+            raise UsageError(
+                f"config.uncleaned={other.path}: holds other faces of {config.split} than "
+                f"{data.path}; prepare both from the same folder, one with --no-clean"
+            )
+    return labels
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class _Scored:
-    """Counts of a cell, `[seed, video, class, class]`, and the filter of each seed."""
+    """Counts of a cell, `[seed, film, class, class]`, and the filter of each seed."""
 
     classes: tuple[str, ...]
-    confusions: Int64[np.ndarray, "seed video class class"]
+    notes: tuple[str, ...]
+    videos: int
+    confusions: Int64[np.ndarray, "seed film class class"]
     filters: list[str]
 
 
@@ -156,12 +186,13 @@ def _score(config: AblateConfig, cell: Cell, labels: FrameLabels, steps: list[St
             confusions.append(found.left_out)
             chosen.append(str(found.filters[found.chosen]))
             continue
-        smoothing = None if cell.smoothing == NONE else parse_smoothing(cell.smoothing)
+        smoothing = None if cell.smoothing == NONE else parse_filter(cell.smoothing)
         rows = predicted(joined, fill, smoothing)
         everything = np.ones(len(joined), bool)
         confusions.append(confusions_of_videos(joined, rows.probabilities, everything))
         chosen.append(cell.smoothing)
-    return _Scored(joined.classes, np.stack(confusions), chosen)
+    films = np.stack([of_films(joined.videos, one) for one in confusions])
+    return _Scored(joined.classes, joined.notes, len(joined.videos), films, chosen)
 
 
 def _figures(own: _Scored, base: _Scored | None) -> dict[str, Any]:
@@ -170,11 +201,9 @@ def _figures(own: _Scored, base: _Scored | None) -> dict[str, Any]:
     All cells are scored on the same resamples, so the difference from the base is a paired one.
     """
     total = own.confusions.sum(axis=1)
-    drawn = _drawn(own)
-    videos = int((own.confusions[0].sum((1, 2)) > 0).sum())
-    ends = ends_over_videos(LEVEL, videos)
+    drawn, left_out = _resampled(own)
     found: dict[str, Any] = {
-        "macro_f1": _interval(float(f1_by_class(total).mean()), drawn, ends),
+        "macro_f1": _interval(float(f1_by_class(total).mean()), drawn, left_out),
         "macro_f1_of_seeds": f1_by_class(total).mean(axis=-1).tolist(),
         "accuracy": float(np.trace(total, axis1=1, axis2=2).sum() / total.sum()),
         "classes_f1": f1_by_class(total).mean(axis=0).tolist(),
@@ -184,20 +213,20 @@ def _figures(own: _Scored, base: _Scored | None) -> dict[str, Any]:
         difference = found["macro_f1"]["value"] - float(
             f1_by_class(base.confusions.sum(axis=1)).mean()
         )
-        found["difference"] = _interval(difference, drawn - _drawn(base), ends)
+        other, without_other = _resampled(base)
+        found["difference"] = _interval(difference, drawn - other, left_out - without_other)
     return found
 
 
-def _drawn(scored: _Scored) -> np.ndarray:
-    """Macro-F1 of each resample of videos, mean over the seeds."""
-    return np.mean(
-        [f1_by_class(draw_videos(one.astype(np.int32))).mean(axis=-1) for one in scored.confusions],
-        axis=0,
-    )
+def _resampled(scored: _Scored) -> tuple[np.ndarray, np.ndarray]:
+    """Macro-F1 of each resample of films, and without each of them; means over the seeds."""
+    drawn = [f1_by_class(draw_videos(one.astype(np.int32))) for one in scored.confusions]
+    left_out = [f1_by_class(without_each(one)) for one in scored.confusions]
+    return np.mean(drawn, axis=(0, 2)), np.mean(left_out, axis=(0, 2))
 
 
-def _interval(value: float, drawn: np.ndarray, ends: np.ndarray) -> dict[str, float]:
-    low, high = np.quantile(drawn, ends).tolist()
+def _interval(value: float, drawn: np.ndarray, left_out: np.ndarray) -> dict[str, float]:
+    low, high = interval(value, drawn, left_out).tolist()
     return {"value": value, "low": low, "high": high}
 
 

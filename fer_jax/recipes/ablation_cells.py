@@ -5,7 +5,7 @@ import itertools
 from collections.abc import Callable
 
 from fer_jax.errors import UsageError
-from fer_jax.evaluate.frame_scores import parse_smoothing
+from fer_jax.evaluate.filters import parse_filter
 from fer_jax.models.fusion.token import ATTENTIONS
 from fer_jax.ops.views import VIEWS
 from fer_jax.recipes.ablation_config import (
@@ -126,7 +126,7 @@ def _views(config: AblateConfig, value: str) -> str | None:
 def _smoothing(config: AblateConfig, value: str) -> str | None:
     if value not in (NONE, SEARCH):
         try:
-            parse_smoothing(value)
+            parse_filter(value)
         except UsageError:
             return "must be none, search, or KERNEL:WINDOW such as box:101"
     return None

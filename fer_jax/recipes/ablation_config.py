@@ -28,7 +28,7 @@ LOSSES: Mapping[str, Mapping[str, Any]] = {
 }
 _STILL = {"crop_scale": (1.0, 1.0), "crop_ratio": (1.0, 1.0), "randaugment_layers": 0}
 _UNMIXED = {"erasing": 0.0, "mixup": 0.0, "cutmix": 0.0}
-# Fields of the augmentation; `configured` leaves it as `config.view.augment` has it.
+# Fields of the augmentation; `configured` leaves it as the config has it.
 AUGMENTATIONS: Mapping[str, Mapping[str, Any]] = {
     "configured": {},
     "none": {**_STILL, **_UNMIXED, "flip": False},
@@ -54,10 +54,12 @@ class AxesConfig:
             of the views and of the fusion.
         smoothing: `none`; `search` (the filter is chosen on other videos than those that it is
             scored on); or a filter, such as `box:101`.
-        cleaning: `on` trains on `data`, `off` on `uncleaned`.
-        augmentation: `configured` | `none` | `flip` | `crop` | `strong` (RandAugment, erasing) |
-            `mixed` (mixup and cutmix besides).
-        synthetic: share of `synthetic_data` in what is trained on, from 0 to below 1.
+        cleaning: `on` trains on `data`, `off` on `uncleaned`; what is scored is the same.
+        augmentation: `configured` (the config's own) | `none` | `flip` | `crop` | `strong`
+            (RandAugment, erasing) | `mixed` (mixup and cutmix besides).
+        synthetic: share of `synthetic_data` in what is trained on, from 0 to below 1. An epoch then
+            shows as many faces as both have together, so training is longer; checkpoints are
+            chosen on `data` alone.
         encoder: `fine_tuned`, then fused | `frozen`: the backbone as it is | `end_to_end`: after
             fine-tuning, both views are trained on together with their fusion.
     """

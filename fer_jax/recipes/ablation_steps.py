@@ -1,7 +1,6 @@
 """The commands behind a cell of an ablation: stages that cells with the same settings share."""
 
 import dataclasses
-import functools
 import hashlib
 import json
 import pprint
@@ -15,8 +14,9 @@ import numpy as np
 
 from fer_jax.atomic import atomic_file
 from fer_jax.bench.processes import run
-from fer_jax.bundle import PARAMS_FILE
+from fer_jax.bundle import PARAMS_FILE, bundle_hash
 from fer_jax.data.dataset import FaceData
+from fer_jax.errors import UsageError
 from fer_jax.evaluate.frame_probabilities import FrameProbabilities
 from fer_jax.evaluate.table_predictions import table_predictions
 from fer_jax.models.fusion import VIEWS
@@ -24,7 +24,6 @@ from fer_jax.recipes.ablation_cells import Cell
 from fer_jax.recipes.ablation_config import AUGMENTATIONS, LOSSES, AblateConfig
 from fer_jax.recipes.stages import Results, Stage
 from fer_jax.train.config import TrainConfig
-from fer_jax.train.extract import bundle_hash
 from fer_jax.train.fuse_config import FuseConfig
 
 # A command's arguments and the file for what it prints -> the peak of its memory, bytes.
@@ -81,12 +80,8 @@ class Planner:
         """
         self._config, self._workdir, self._execute = config, workdir, execute
         self._prints: dict[str, str] = {}
-        for name in [
-            *_names(config.data),
-            *_names(config.uncleaned),
-            *_names(config.synthetic_data),
-        ]:
-            self._prints[name] = _data_hash(FaceData.open(name))
+        for name in _names(f"{config.data},{config.uncleaned},{config.synthetic_data}"):
+            self._prints[name] = FaceData.open(name).fingerprint()
         self._backbone = bundle_hash(config.backbone) if config.backbone else ""
 
     def steps(self, cell: Cell, seed: int) -> Steps:
@@ -180,10 +175,12 @@ class Planner:
         variant = "main_only" if len(names) == 1 else cell.fusion
         attention = cell.attention if variant == "token" else base.model.attention
         data = _names(self._config.data if cell.cleaning == "on" else self._config.uncleaned)
+        held = data if whole else list(map(str, sources[0][: len(data)]))
         config = dataclasses.replace(
             base,
             data=",".join(trained) if whole else "",
             end_to_end=whole,
+            selection_data=",".join(held) if len(trained) > len(data) else "",
             seed=seed,
             sources=",".join(
                 f"{name}={path}"
@@ -208,7 +205,13 @@ class Planner:
             sources = np.concatenate([_training_sources(name) for name in names])
             kinds, counts = np.unique(sources, return_counts=True)
             for kind, count in zip(kinds.tolist(), counts.tolist(), strict=True):
-                weights[kind] = weights.get(kind, 0.0) + whole * count / len(sources)
+                if kind in weights:
+                    raise UsageError(
+                        f"config.synthetic_data: the source {kind!r} is also that of the other "
+                        "faces, so their shares cannot be told apart; prepare it from a folder of "
+                        "another name"
+                    )
+                weights[kind] = whole * count / len(sources)
         text = ",".join(f"{name}={weight:.6g}" for name, weight in weights.items())
         return dataclasses.replace(base, source_weights=text)
 
@@ -239,32 +242,24 @@ class Planner:
 
     def _table(self, bundle: Path, view: str, model: str, data: str, patches: bool) -> Stage:
         of = f"{bundle.parent.name}" if not view else f"frozen-{view}"
-        settings = [str(bundle), view, model, self._prints[data], patches, self._backbone]
+        settings = [str(bundle), view, model, data, self._prints[data], patches, self._backbone]
         name = f"tables/{of}-{_digest(settings)}"
         out = self._workdir / name
-        options = [
-            "--bundle",
-            bundle,
-            "--data",
-            data,
-            "--out",
-            out,
-            "--model",
-            model,
-            "--overwrite",
-        ]
-        options += ["--view", view] * bool(view) + ["--patches"] * patches
+        argv = ["extract", "--bundle", str(bundle), "--data", data, "--model", model]
+        argv += ["--out", str(out), "--overwrite"] + ["--view", view] * bool(view)
+        # A map takes as many times the space as there are patches.
+        argv += ["--patches", "--dtype", "float16"] * patches
 
         def work(results: Results) -> dict[str, Any]:
             out.parent.mkdir(parents=True, exist_ok=True)
-            self._command(name, ["extract", *map(str, options)])
+            self._command(name, argv)
             return {"bundle": bundle_hash(bundle)}
 
         return Stage(name, settings, work, self._made_by(bundle), (out / "features.json",))
 
     def _made_by(self, bundle: Path) -> tuple[str, ...]:
         """The stage that makes a bundle; the backbone is there already."""
-        if str(bundle) == self._config.backbone:
+        if bundle == Path(self._config.backbone):
             return ()
         return (bundle.parent.relative_to(self._workdir).as_posix(),)
 
@@ -297,10 +292,18 @@ class Planner:
         """Runs a command, and adds what it took to what earlier tries took."""
         file = self._commands(name, "json")
         file.parent.mkdir(parents=True, exist_ok=True)
-        seconds, peak = _timed(functools.partial(self._execute, argv, self._commands(name, "log")))
-        with atomic_file(file) as partial:
-            document = {"command": ["fer-jax", *argv], "seconds": seconds, "peak_bytes": peak}
-            partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        before = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+        begin, peaks = time.monotonic(), [before.get("peak_bytes")]
+        try:
+            peaks.append(self._execute(argv, self._commands(name, "log")))
+        finally:
+            document = {
+                "command": ["fer-jax", *argv],
+                "seconds": round(before.get("seconds", 0.0) + time.monotonic() - begin, 1),
+                "peak_bytes": max(filter(None, peaks), default=None),
+            }
+            with atomic_file(file) as partial:
+                partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
     def _commands(self, name: str, kind: str) -> Path:
         return self._workdir / "commands" / f"{name.replace('/', '_')}.{kind}"
@@ -334,21 +337,8 @@ def _of(stages: Sequence[Stage]) -> tuple[str, ...]:
     return tuple(stage.name for stage in stages)
 
 
-def _timed(work: Callable[[], Any]) -> tuple[float, Any]:
-    begin = time.monotonic()
-    found = work()
-    return round(time.monotonic() - begin, 1), found
-
-
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _data_hash(data: FaceData) -> str:
-    digest = hashlib.sha256()
-    for column in ("key", "split", "label", "video", "frame", "source"):
-        digest.update(np.ascontiguousarray(data.index[column]).tobytes())
-    return digest.hexdigest()
 
 
 def _training_sources(name: str) -> np.ndarray:

@@ -56,7 +56,8 @@ def table_text(document: dict[str, Any]) -> str:
     ]
     for cell in document["cells"]:
         if "error" in cell:
-            lines.append(f"| {cell['cell']} | failed: {cell['error']} | | | | | | | | |")
+            error = cell["error"].replace("|", "\\|")
+            lines.append(f"| {cell['cell']} | failed: {error} | | | | | | | | |")
             continue
         lines.append(f"| {' | '.join([cell['cell'], *_scores(cell), *_costs_text(cell)])} |")
     lines += ["", f"| F1 | {' | '.join(document['classes'])} |"]
@@ -65,6 +66,7 @@ def table_text(document: dict[str, Any]) -> str:
         f"| {cell['cell']} | {' | '.join(f'{f1:.3f}' for f1 in cell['classes_f1'])} |"
         for cell in good
     ]
+    lines += ["", *(f"- {note}" for note in document["notes"])] if document["notes"] else []
     filters = [c for c in good if c["smoothing"] == "search"]
     if filters:
         lines += ["", "Filters that the search would choose on all videos:", ""]
@@ -158,15 +160,17 @@ def draw_ablation(path: str | os.PathLike[str], document: dict[str, Any]) -> Non
     figure = Figure(figsize=(11.5, height), dpi=140, facecolor="white", layout="constrained")
     FigureCanvasAgg(figure)
     scores, differences = figure.subplots(1, 2, sharey=True, width_ratios=(1.2, 1))
+    base = document["cells"][0]
     for row, cell in enumerate(cells):
         f1, apart = cell["macro_f1"], cell.get("difference")
-        told = apart is None or not apart["low"] <= 0 <= apart["high"]
-        colour = _BASE if row == 0 else _APART if told else _CELL
+        told = apart is not None and not apart["low"] <= 0 <= apart["high"]
+        colour = _BASE if cell is base else _APART if told else _CELL
         _draw(scores, row, f1, colour)
         if apart is not None:
             _draw(differences, row, apart, colour)
-    for axes, at in ((scores, cells[0]["macro_f1"]["value"]), (differences, 0.0)):
-        axes.axvline(at, color=_BASE, linewidth=0.9, alpha=0.6, zorder=0)
+    for axes, at in ((scores, base.get("macro_f1", {}).get("value")), (differences, 0.0)):
+        if at is not None:
+            axes.axvline(at, color=_BASE, linewidth=0.9, alpha=0.6, zorder=0)
         axes.grid(axis="x", color=_FAINT)
         axes.set_axisbelow(True)
         axes.tick_params(length=0, labelsize=9, colors=_INK)

@@ -41,6 +41,24 @@ class Stage:
     made: tuple[Path, ...] = ()
 
 
+def place_of(workdir: str | Path) -> Path:
+    """The folder of a recipe, absolute: called from elsewhere, it is the same run.
+
+    Raises:
+        UsageError: a name with a comma or a colon, which fields with paths could not hold.
+    """
+    found = Path(workdir).resolve()
+    if {",", ":"} & set(str(found)):
+        raise UsageError(f"--workdir={found}: must be without commas and colons; name another one")
+    return found
+
+
+def absolute(paths: str) -> str:
+    """Paths that are separated by commas, absolute; `gs://` and the like as they are."""
+    names = filter(None, map(str.strip, paths.split(",")))
+    return ",".join(name if "://" in name else str(Path(name).resolve()) for name in names)
+
+
 class StageError(FerJaxError):
     """A stage failed; `stage` is its name."""
 

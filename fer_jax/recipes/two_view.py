@@ -8,29 +8,32 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jax
+
 from fer_jax.atomic import atomic_directory, atomic_file
-from fer_jax.bundle import DOCUMENT_FILE
-from fer_jax.errors import UsageError
+from fer_jax.bundle import DOCUMENT_FILE, bundle_hash
+from fer_jax.data.dataset import FaceData
+from fer_jax.errors import FerJaxError, UsageError
 from fer_jax.evaluate.evaluation import evaluate_bundle
+from fer_jax.evaluate.filters import Filter, filters
 from fer_jax.evaluate.frame_evaluation import (
     PREDICTIONS_FILE,
     FrameOptions,
     evaluate_predictions,
 )
-from fer_jax.evaluate.frame_scores import Smoothing
+from fer_jax.evaluate.frame_labels import labels_of
 from fer_jax.evaluate.frames import read_frame_probabilities, read_labels, timeline
+from fer_jax.evaluate.table_predictions import are_frames
 from fer_jax.evaluate.window_picture import draw_search
 from fer_jax.evaluate.window_search import (
-    Filter,
-    filters,
     search_document,
     search_text,
     search_windows,
     store_smoothing,
 )
-from fer_jax.recipes.stages import Results, Stage, run_stages
+from fer_jax.ops.smoothing import smooth
+from fer_jax.recipes.stages import Results, Stage, absolute, place_of, run_stages
 from fer_jax.recipes.two_view_config import SmoothingConfig, TwoViewConfig
-from fer_jax.train.extract import bundle_hash
 from fer_jax.train.finetune import finetune
 from fer_jax.train.fuse import fuse
 
@@ -45,7 +48,9 @@ def run_two_view(
     Args:
         config: the recipe.
         workdir: gets `main`, `aux` and `fuse` (runs), `frames` (predictions of every frame of the
-            scored split), `window` (the search), `report` (the score) and `bundle`.
+            scored split), `window` (the search, with the score of videos that the filter was not
+            chosen on), `report` (the score with the filter chosen on all of them, which flatters
+            it a little) and `bundle`.
         say: called with a line for each stage.
 
     Returns:
@@ -55,15 +60,23 @@ def run_two_view(
         UsageError: `data` is empty, or a field of a stage is wrong.
         FerJaxError: a stage fails; those before it stay done.
     """
-    workdir = Path(workdir)
+    workdir = place_of(workdir)
     if not config.data:
         raise UsageError("config.data is empty; name one or more folders of `fer-jax prepare`")
+    config = dataclasses.replace(
+        config, data=absolute(config.data), backbone=absolute(config.backbone)
+    )
+    tried_filters(config.smoothing)
+    check_videos(FaceData.open(config.data.split(",")[0]), config.split)
     return run_stages(workdir, _stages(config, workdir), say)
 
 
 def _stages(config: TwoViewConfig, workdir: Path) -> list[Stage]:
     first = config.data.split(",")[0].strip()
     given = {"data": config.data, "backbone": config.backbone, "seed": config.seed}
+    # What lies there now: other data or weights under the same names make another run.
+    held = [FaceData.open(name).fingerprint() for name in config.data.split(",")]
+    held += [bundle_hash(config.backbone)] if config.backbone else []
     views = {name: dataclasses.replace(getattr(config, name), **given) for name in ("main", "aux")}
     fused = dataclasses.replace(
         config.fuse,
@@ -104,7 +117,8 @@ def _stages(config: TwoViewConfig, workdir: Path) -> list[Stage]:
             config.split,
             workdir / "report",
             options=FrameOptions(
-                smoothing=Smoothing(chosen["kernel"], chosen["window"]), fill=config.smoothing.fill
+                smoothing=Filter(**{k: v for k, v in chosen.items() if k != "fill"}),
+                fill=config.smoothing.fill,
             ),
             overwrite=True,
         )
@@ -122,11 +136,11 @@ def _stages(config: TwoViewConfig, workdir: Path) -> list[Stage]:
 
     return [
         *(
-            stage(name, dataclasses.asdict(views[name]), functools.partial(view, name))
+            stage(name, [dataclasses.asdict(views[name]), held], functools.partial(view, name))
             for name in views
         ),
-        stage("fuse", dataclasses.asdict(fused), fusion, "main", "aux"),
-        stage("frames", [scored, config.smoothing.fill], frames, "fuse"),
+        stage("fuse", [dataclasses.asdict(fused), held], fusion, "main", "aux"),
+        stage("frames", [scored, held, config.smoothing.fill], frames, "fuse"),
         stage("window", dataclasses.asdict(config.smoothing), window, "frames"),
         stage("report", scored, report, "frames", "window"),
         stage("bundle", None, bundle, "fuse", "window", "report"),
@@ -151,7 +165,7 @@ def tried_filters(config: SmoothingConfig) -> list[Filter]:
     """The filters of a search, the first of them none at all.
 
     Raises:
-        UsageError: the windows are no numbers.
+        UsageError: the windows are no numbers, or a filter cannot be.
     """
     try:
         windows = [int(part) for part in config.windows.split(",")]
@@ -160,7 +174,31 @@ def tried_filters(config: SmoothingConfig) -> list[Filter]:
             f"config.smoothing.windows={config.windows!r}: must be numbers of frames, such as "
             "5,51,101"
         ) from None
-    return filters([name.strip() for name in config.kernels.split(",")], windows)
+    tried = filters([name.strip() for name in config.kernels.split(",")], windows)
+    rows = jax.ShapeDtypeStruct((1, 2), "float32")
+    for one in tried:
+        try:
+            jax.eval_shape(functools.partial(smooth, **dataclasses.asdict(one)), rows)
+        except FerJaxError as error:
+            raise UsageError(f"config.smoothing: {error}") from None
+    return tried
+
+
+def check_videos(data: FaceData, split: str) -> None:
+    """Refuses a split on which no filter can be chosen.
+
+    Raises:
+        UsageError: its faces are no frames of videos, or of fewer than two with labels.
+    """
+    if not are_frames(data, split):
+        raise UsageError(f"{data.path}: its faces are no frames of videos: nothing can be smoothed")
+    labels = labels_of(data, split)
+    videos = set(labels.video[labels.label >= 0].tolist())
+    if len(videos) < 2:
+        raise UsageError(
+            f"{data.path}: {len(videos)} video of {split} has labels; a filter is chosen on some "
+            "and judged on others"
+        )
 
 
 def _release(workdir: Path, results: Results) -> None:

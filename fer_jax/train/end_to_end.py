@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 from jax.sharding import Mesh
 
-from fer_jax.bundle import Bundle, load_bundle
+from fer_jax.bundle import Bundle, bundle_hash, load_bundle
 from fer_jax.data import pipeline
 from fer_jax.errors import FerJaxError, UsageError
 from fer_jax.models import fusion, vit
@@ -84,7 +84,9 @@ def train_end_to_end(config: FuseConfig, workdir: Path, mesh: Mesh) -> tuple[Tra
         task,
         state,
         mesh,
-        fingerprint=rows.fingerprint(),
+        fingerprint=rows.fingerprint(
+            [bundle_hash(path) for (path,) in parse(config.sources).values()]
+        ),
         introduction=introduction,
         bundle=functools.partial(_bundle, config, rows, starts, bundles, model),
     )

@@ -2,7 +2,6 @@
 
 import dataclasses
 import functools
-import hashlib
 import os
 import time
 from pathlib import Path
@@ -13,7 +12,7 @@ import numpy as np
 from jaxtyping import Array, Float
 from tqdm import tqdm
 
-from fer_jax.bundle import PARAMS_FILE, Bundle, View, load_bundle
+from fer_jax.bundle import Bundle, View, bundle_hash, load_bundle
 from fer_jax.bundle_schema import encoder_bundle
 from fer_jax.data import features
 from fer_jax.data.dataset import FaceData
@@ -88,10 +87,14 @@ def extract(
     faces = FaceData.open(data)
     grid = (config.grid, config.grid) if patches else ()
     about = {
-        "bundle": {"path": str(bundle), "sha256": bundle_hash(bundle), "model": model},
+        "bundle": {
+            "path": str(Path(bundle).resolve()),
+            "sha256": bundle_hash(bundle),
+            "model": model,
+        },
         "view": prepared.view,
         "template": faces.template,
-        "data": {"path": str(data), "fingerprint": features.fingerprint(faces.index)},
+        "data": {"path": str(data), "fingerprint": faces.fingerprint()},
         "kind": "patches" if patches else "pooled",
         "compute": compute,
         "dtype": dtype,
@@ -118,12 +121,6 @@ def extract(
                 saved = time.monotonic()
     writer.finish(out, faces.index, _votes(faces), faces.label_space)
     return FeatureTable.open(out)
-
-
-def bundle_hash(path: str | os.PathLike[str]) -> str:
-    """SHA-256 of a bundle's parameters, as it stands in a table's `about`."""
-    with (Path(path) / PARAMS_FILE).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _encoder(

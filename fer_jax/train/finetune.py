@@ -12,7 +12,7 @@ import jax
 import optax
 from jax.sharding import Mesh
 
-from fer_jax.bundle import Bundle, load_bundle
+from fer_jax.bundle import Bundle, bundle_hash, load_bundle
 from fer_jax.data import pipeline
 from fer_jax.errors import UsageError
 from fer_jax.models import vit
@@ -65,7 +65,7 @@ def finetune(config: TrainConfig, workdir: str | Path) -> tuple[TrainState, Path
         _task(config, rows, start, optimizer, state, mesh),
         state,
         mesh,
-        fingerprint=rows.fingerprint(),
+        fingerprint=rows.fingerprint([bundle_hash(config.backbone)] if config.backbone else []),
         introduction=_introduction(rows, start, mesh),
         bundle=functools.partial(_bundle, config, rows, start, backbone),
     )

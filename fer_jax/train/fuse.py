@@ -5,16 +5,16 @@ Source: the ABAW6 entry's second step (Adam 1e-5, one epoch, batches of 1024, pl
 
 import dataclasses
 import functools
-import hashlib
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import jax
 import numpy as np
 
-from fer_jax.bundle import Bundle, load_bundle
+from fer_jax.bundle import DOCUMENT_FILE, Bundle, load_bundle
 from fer_jax.bundle_schema import encoder_bundle
+from fer_jax.data.features import FeatureTable
 from fer_jax.data.pipeline import epoch_plan
 from fer_jax.data.sampling import EpochPlan
 from fer_jax.errors import UsageError
@@ -28,9 +28,9 @@ from fer_jax.train.fuse_config import FuseConfig, fusion_model
 from fer_jax.train.loop import Batch
 from fer_jax.train.models import FeatureFusion
 from fer_jax.train.optimizer import make_optimizer
-from fer_jax.train.rows import Rows, part_rows
+from fer_jax.train.rows import Part, Rows, names_of, part_rows
 from fer_jax.train.run import check_divisible, check_same_run, run
-from fer_jax.train.sources import Source, open_sources
+from fer_jax.train.sources import Source, open_sources, parse
 from fer_jax.train.state import TrainState, create_state
 from fer_jax.train.task import make_task
 
@@ -63,7 +63,7 @@ def fuse(config: FuseConfig, workdir: str | Path) -> tuple[TrainState, Path]:
     if config.end_to_end:
         return train_end_to_end(config, workdir, mesh)
     sources = open_sources(config, workdir, patches=config.model.variant == "token")
-    rows = part_rows([sources[0].table], config, [True])
+    rows = part_rows(sources[0].parts, config, _selected(config, sources[0]))
     widths = {source.name: source.table.width for source in sources}
     model = fusion_model(config, widths, len(rows.labels))
     params = jax.jit(functools.partial(fusion.init, model))(jax.random.key(config.seed))
@@ -85,6 +85,12 @@ def fuse(config: FuseConfig, workdir: str | Path) -> tuple[TrainState, Path]:
         f"fusion: {config.model.variant} of {_described(sources)}, "
         f"{vit.parameter_count(params):,} parameters",
         f"data: {trained:,} faces to train on {counts}, {held:,} to select on",
+        *(
+            f"{source.name}: the bundle that made it is no longer at "
+            f"{source.table.about['bundle']['path']}, so it is not in the result"
+            for source in sources
+            if "bundle" in source.table.about and source.bundle is None
+        ),
     ]
     return run(
         config,
@@ -92,18 +98,35 @@ def fuse(config: FuseConfig, workdir: str | Path) -> tuple[TrainState, Path]:
         task,
         state,
         mesh,
-        fingerprint=_fingerprint(rows, sources),
+        fingerprint=rows.fingerprint([_maker_of(source) for source in sources]),
         introduction=introduction,
         bundle=functools.partial(_bundle, config, model, sources, rows),
     )
 
 
-def _fingerprint(rows: Rows, sources: list[Source]) -> str:
-    """Of the faces, and of what made their features."""
-    made = [
-        source.table.about.get("bundle", source.table.about).get("sha256") for source in sources
-    ]
-    return hashlib.sha256(f"{rows.fingerprint()} {made}".encode()).hexdigest()
+def _maker_of(source: Source) -> str:
+    """The hash of the bundle that made a source, or of the file that it is."""
+    about = source.table.about
+    return about.get("bundle", about)["sha256"]
+
+
+def _selected(config: FuseConfig, source: Source) -> list[bool]:
+    """From which of the first source's tables a part is held out."""
+    paths = parse(config.sources)[source.name]
+    of_bundle = (paths[0] / DOCUMENT_FILE).is_file()
+    known = names_of(config.data) if of_bundle else list(map(str, paths))
+    wished = names_of(config.selection_data) or known
+    unknown = [name for name in wished if name not in known]
+    if unknown:
+        raise UsageError(f"config.selection_data={unknown[0]}: is not among {', '.join(known)}")
+    return [name in wished for name in known]
+
+
+def _faces(part: Part, tables: Sequence[FeatureTable]) -> np.ndarray:
+    """Rows of some of the tables as rows of the joined one."""
+    starts = np.cumsum([0, *map(len, tables)])
+    number = {id(table): place for place, table in enumerate(tables)}
+    return np.concatenate([starts[number[id(table)]] + rows for table, rows in part])
 
 
 def _described(sources: list[Source]) -> str:
@@ -115,7 +138,7 @@ def _train_batches(
 ) -> Iterator[Batch]:
     """Endless batches; batch k is a function of the seed and of k."""
     plan = epoch_plan(rows.train, config.sampling, config.seed)
-    ((_, chosen),) = rows.train
+    chosen = _faces(rows.train, sources[0].parts)
     for step in itertools.count(start_step):
         yield _batch(config, sources, chosen[_places(plan, step, config.batch_size)])
 
@@ -130,7 +153,7 @@ def _places(plan: EpochPlan, step: int, batch_size: int) -> np.ndarray:
 
 def _selection_batches(config: FuseConfig, sources: list[Source], rows: Rows) -> Iterator[Batch]:
     """The selection part in order; the last batch is filled up."""
-    ((_, held),) = rows.selection
+    held = _faces(rows.selection, sources[0].parts)
     size = config.evaluate_batch_size or config.batch_size
     for start in range(0, len(held), size):
         chosen = held[start : start + size]

@@ -87,6 +87,8 @@ class FuseConfig:
         model: the fusion.
         selection: share of the training part that is held out to choose the checkpoint by
             macro-F1; whole subjects.
+        selection_data: which of `data`, or of the first source's tables, it is taken from; empty
+            for all.
         epochs: passes over what `sampling` takes of the training rows.
         batch_size: global.
         evaluate_batch_size: global; 0 for `batch_size`.
@@ -110,6 +112,7 @@ class FuseConfig:
     end_to_end: bool = False
     model: FusionModelConfig = FusionModelConfig()
     selection: float = 0.1
+    selection_data: str = ""
     epochs: int = 1
     batch_size: int = 1024
     evaluate_batch_size: int = 0

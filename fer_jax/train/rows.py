@@ -13,6 +13,8 @@ from fer_jax.labels import LabelSpace
 from fer_jax.train.config import TrainConfig
 from fer_jax.train.fuse_config import FuseConfig
 
+Part = tuple[tuple[Indexed, np.ndarray], ...]
+
 
 @dataclasses.dataclass(frozen=True)
 class Rows:
@@ -26,8 +28,8 @@ class Rows:
         epoch: faces that an epoch shows, after sampling.
     """
 
-    train: tuple[tuple[Indexed, np.ndarray], ...]
-    selection: tuple[tuple[Indexed, np.ndarray], ...]
+    train: Part
+    selection: Part
     labels: LabelSpace
     template: str
     epoch: int
@@ -38,9 +40,13 @@ class Rows:
         labels = np.concatenate([data.index["label"][rows] for data, rows in self.train])
         return np.bincount(labels[labels >= 0], minlength=len(self.labels))
 
-    def fingerprint(self) -> str:
-        """A hash of which faces are trained on, and of all that their order depends on."""
-        digest = hashlib.sha256()
+    def fingerprint(self, made_from: Sequence[str] = ()) -> str:
+        """A hash of which faces are trained on, and of all that their order depends on.
+
+        Args:
+            made_from: hashes of what the run begins with: bundles, tables.
+        """
+        digest = hashlib.sha256(repr(list(made_from)).encode())
         for data, rows in self.train:
             for column in ("key", "label", "video", "frame", "source"):
                 digest.update(np.ascontiguousarray(data.index[column][rows]).tobytes())
@@ -54,10 +60,10 @@ def open_rows(config: TrainConfig | FuseConfig) -> Rows:
         UsageError: no data set is named.
         FerJaxError: as `part_rows`.
     """
-    names = _names(config.data)
+    names = names_of(config.data)
     if not names:
         raise UsageError("config.data is empty; name one or more folders of `fer-jax prepare`")
-    selected = _names(getattr(config, "selection_data", "")) or names
+    selected = names_of(getattr(config, "selection_data", "")) or names
     unknown = [name for name in selected if name not in names]
     if unknown:
         raise UsageError(f"config.selection_data={unknown[0]}: is not among config.data")
@@ -113,5 +119,6 @@ def part_rows(
     return Rows(tuple(train), tuple(selection), first.label_space, template, epoch)
 
 
-def _names(text: str) -> list[str]:
+def names_of(text: str) -> list[str]:
+    """The parts of a list with commas."""
     return [name.strip() for name in text.split(",") if name.strip()]

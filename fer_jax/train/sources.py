@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Int64
 
-from fer_jax.bundle import read_document
+from fer_jax.bundle import bundle_hash, read_document
 from fer_jax.data.dataset import FaceData
-from fer_jax.data.features import FeatureTable, fingerprint, joined
+from fer_jax.data.features import FeatureTable, joined
 from fer_jax.errors import FerJaxError, UsageError
-from fer_jax.train.extract import bundle_hash, extract
+from fer_jax.train.extract import extract
 from fer_jax.train.fuse_config import FuseConfig
 
 
@@ -21,6 +21,7 @@ class Source:
     Attributes:
         name: such as `main`.
         table: its features.
+        parts: the tables that it is joined of.
         rows: its row of each face of the first source.
         bundle: the bundle that makes such features, if it is still there.
         model: which of its encoders.
@@ -29,6 +30,7 @@ class Source:
 
     name: str
     table: FeatureTable
+    parts: tuple[FeatureTable, ...]
     rows: Int64[np.ndarray, "n"]
     bundle: Path | None
     model: str
@@ -74,7 +76,8 @@ def open_sources(config: FuseConfig, workdir: Path, *, patches: bool) -> list[So
     found: list[Source] = []
     for name, paths in parse(config.sources).items():
         path = paths[0]
-        table = joined(_tables(config, name, paths, workdir / "features", patches))
+        parts = _tables(config, name, paths, workdir / "features", patches)
+        table = joined(parts)
         if (table.features.ndim == 4) != patches:
             have, want = ("maps", "pooled features") if not patches else ("pooled features", "maps")
             raise FerJaxError(
@@ -88,7 +91,7 @@ def open_sources(config: FuseConfig, workdir: Path, *, patches: bool) -> list[So
             )
         keys = found[0].table.index["key"] if found else table.index["key"]
         rows = np.arange(len(table)) if not found else table.rows_of(keys)
-        found.append(Source(name, table, rows, *_maker(table)))
+        found.append(Source(name, table, tuple(parts), rows, *_maker(table)))
     return found
 
 
@@ -121,7 +124,7 @@ def _of_bundle(name: str, bundle: Path, data: str, out: Path, patches: bool) -> 
         if (
             about["bundle"]["sha256"] == bundle_hash(bundle)
             and about["bundle"]["model"] == model
-            and about["data"]["fingerprint"] == fingerprint(FaceData.open(data).index)
+            and about["data"]["fingerprint"] == FaceData.open(data).fingerprint()
             and about["kind"] == ("patches" if patches else "pooled")
         ):
             return FeatureTable.open(out)

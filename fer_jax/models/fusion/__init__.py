@@ -116,20 +116,22 @@ def apply(
     key: Key[Array, ""] | None = None,
     *,
     intermediates: bool = False,
-) -> tuple[Float32[Array, "b c"], dict[str, Float32[Array, "..."]]]:
+) -> tuple[Float32[Array, "*b c"], dict[str, Float32[Array, "..."]]]:
     """Logits from the features of all sources; pure. See `apply` of `entry`, `token` and `heads`.
 
     Args:
         config: the fusion.
         params: from `init` or a bundle.
-        features: by source; (batch, width), for `token` (batch, height, width of the grid, width).
-            Any float type, computed in float32. Others than the configuration's are left alone.
+        features: by source; (batch, width), for `token` (batch, height, width of the grid, width);
+            or all of one face, without the batch. Any float type, computed in float32. Others than
+            the configuration's are left alone.
         key: given when training: turns dropout on.
         intermediates: also return what the steps give.
 
     Returns:
         Logits (batch, num_classes), float32; and the steps by name, {} unless asked for. `fused`
         is among them for every variant: (batch, `config.fused_width`), what the head is given.
+        Of one face all are without the batch.
 
     Raises:
         FerJaxError: a source is missing; features that do not fit the params, or each other.
@@ -141,7 +143,13 @@ def apply(
         >>> apply(config, params, {"main": jnp.ones((2, 6)), "aux": jnp.ones((2, 4))})[0].shape
         (2, 8)
     """
+    names = [name for name in config.sources if name in features]
+    one = all(features[name].ndim == (3 if config.variant == "token" else 1) for name in names)
+    if one:
+        features = {**features, **{name: features[name][None] for name in names}}
     logits, steps = _MODULES[type(config)].apply(config, params, features, key)
+    if one:
+        logits, steps = jax.tree.map(lambda x: x[0], (logits, steps))
     return logits, steps if intermediates else {}
 
 
@@ -179,7 +187,7 @@ def fusion_attention(
     sources: tuple[str, ...] | None = None,
     key: Key[Array, ""] | None = None,
     **options: Any,
-) -> Float32[Array, "batch class"]:
+) -> Float32[Array, "*batch class"]:
     """Logits from the features of all sources; pure, and without a configuration.
 
     Sizes are read off the params; what they do not show must be given as it was to `fusion_init`:
@@ -188,7 +196,8 @@ def fusion_attention(
 
     Args:
         params: from `fusion_init`, or a bundle's.
-        features: by source; (batch, width), for `token` (batch, height, width of the grid, width).
+        features: by source; (batch, width), for `token` (batch, height, width of the grid, width);
+            or all of one face, without the batch.
         variant: a name of `VARIANTS`.
         sources: names of the sources in the order of `fusion_init`. None: all of `features`, if
             that is one source, or `main` and `aux`; jax sorts dicts, so their order says nothing.
@@ -208,9 +217,7 @@ def fusion_attention(
         >>> features = {"main": jnp.ones((2, 6)), "aux": jnp.ones((2, 4))}
         >>> fusion_attention(params, features).shape
         (2, 8)
-        >>> one = {name: values[0] for name, values in features.items()}  # one face, unbatched
-        >>> batched = {name: values[None] for name, values in one.items()}
-        >>> fusion_attention(params, batched)[0].shape
+        >>> fusion_attention(params, {"main": jnp.ones(6), "aux": jnp.ones(4)}).shape  # one face
         (8,)
     """
     if variant not in VARIANTS:

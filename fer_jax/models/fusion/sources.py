@@ -86,7 +86,8 @@ def pooled_features(
     for name, width in widths.items():
         if len(shapes[name]) != 2 or shapes[name][1] != width:
             raise FerJaxError(
-                f"features of {name} are {shapes[name]}; the fusion takes (batch, {width})"
+                f"features of {name} are {shapes[name]}; the fusion takes (batch, {width}), or "
+                f"({width},) of all sources for one face"
             )
     _check_alike(shapes, slice(0, 1), "row i of all must be the same face")
     return {name: jnp.asarray(features[name], jnp.float32) for name in widths}
@@ -113,7 +114,7 @@ def feature_maps(
         if len(shapes[name]) != 4 or shapes[name][3] != width:
             raise FerJaxError(
                 f"features of {name} are {shapes[name]}; this fusion takes maps of patches, "
-                f"(batch, height, width, {width})"
+                f"(batch, height, width, {width}), or all without the batch for one face"
             )
     _check_alike(shapes, slice(0, 3), "all must be of the same faces and of one grid")
     return {name: jnp.asarray(features[name], jnp.float32) for name in widths}
