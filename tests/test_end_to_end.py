@@ -14,6 +14,8 @@ from fer_jax.errors import FerJaxError, UsageError
 from fer_jax.train.fuse import fuse
 from fer_jax.train.optimizer import layer_scales
 
+pytestmark = pytest.mark.slow  # two minutes of two cores
+
 CHANGES = {
     "end_to_end": True,
     "epochs": 1,

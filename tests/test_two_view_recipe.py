@@ -15,6 +15,7 @@ from fer_jax.predict.table import read_csv
 from fer_jax.recipes.two_view import _stages
 from fer_jax.recipes.two_view_config import TwoViewConfig
 
+pytestmark = pytest.mark.slow  # a minute and a half of two cores
 CONFIG = Path(__file__).parent.parent / "configs" / "emotic_mae.py"
 TINY = [
     *(
