@@ -206,7 +206,7 @@ def _with_own_filter(options: FrameOptions, recognizer: Recognizer) -> FrameOpti
     stored = recognizer.bundle.smoothing
     if not options.own_filter or options.smoothing or not stored:
         return options
-    filter_ = Filter(**{name: value for name, value in stored.items() if name != "fill"})
+    filter_ = Filter.stored(stored)
     return dataclasses.replace(options, smoothing=filter_, fill=options.fill or stored["fill"])
 
 

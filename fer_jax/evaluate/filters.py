@@ -1,7 +1,8 @@
 """A filter over time, as a command names it and a bundle stores it."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from fer_jax.errors import UsageError
 from fer_jax.ops.smoothing import KERNELS
@@ -24,6 +25,11 @@ class Filter:
     window: int
     stride: int = 1
     lookahead: int | None = None
+
+    @classmethod
+    def stored(cls, smoothing: Mapping[str, Any]) -> "Filter":
+        """The filter of a bundle's field `smoothing`, which says how to fill as well."""
+        return cls(**{name: value for name, value in smoothing.items() if name != "fill"})
 
     def __str__(self) -> str:
         if self == NONE:

@@ -205,7 +205,7 @@ def search_text(document: dict[str, Any]) -> str:
         The text, ending in a newline.
     """
     judged, gain = document["left_out"], document["gain"]
-    chosen = Filter(**{k: v for k, v in document["smoothing"].items() if k != "fill"})
+    chosen = Filter.stored(document["smoothing"])
     level = f"{100 * gain['level']:g} %"
     lines = [
         f"# smoothing: {chosen}",

@@ -25,6 +25,7 @@ from fer_jax.recipes.ablation_config import AUGMENTATIONS, LOSSES, AblateConfig
 from fer_jax.recipes.stages import Results, Stage
 from fer_jax.train.config import TrainConfig
 from fer_jax.train.fuse_config import FuseConfig
+from fer_jax.train.rows import names_of
 
 # A command's arguments and the file for what it prints -> the peak of its memory, bytes.
 Execute = Callable[[Sequence[str], Path], int | None]
@@ -80,7 +81,7 @@ class Planner:
         """
         self._config, self._workdir, self._execute = config, workdir, execute
         self._prints: dict[str, str] = {}
-        for name in _names(f"{config.data},{config.uncleaned},{config.synthetic_data}"):
+        for name in names_of(f"{config.data},{config.uncleaned},{config.synthetic_data}"):
             self._prints[name] = FaceData.open(name).fingerprint()
         self._backbone = bundle_hash(config.backbone) if config.backbone else ""
 
@@ -91,8 +92,8 @@ class Planner:
             cell: the combination; its smoothing does not matter here.
             seed: of all that is random.
         """
-        data = _names(self._config.data if cell.cleaning == "on" else self._config.uncleaned)
-        trained = [*data, *(_names(self._config.synthetic_data) if float(cell.synthetic) else ())]
+        data = names_of(self._config.data if cell.cleaning == "on" else self._config.uncleaned)
+        trained = [*data, *(names_of(self._config.synthetic_data) if float(cell.synthetic) else ())]
         stages: list[Stage] = []
         bundles = []
         for view in cell.parts:
@@ -174,7 +175,7 @@ class Planner:
         base = self._config.end_to_end if whole else self._config.fuse
         variant = "main_only" if len(names) == 1 else cell.fusion
         attention = cell.attention if variant == "token" else base.model.attention
-        data = _names(self._config.data if cell.cleaning == "on" else self._config.uncleaned)
+        data = names_of(self._config.data if cell.cleaning == "on" else self._config.uncleaned)
         held = data if whole else list(map(str, sources[0][: len(data)]))
         config = dataclasses.replace(
             base,
@@ -201,7 +202,7 @@ class Planner:
         if not share:
             return base
         weights: dict[str, float] = {}
-        for names, whole in ((data, 1 - share), (_names(self._config.synthetic_data), share)):
+        for names, whole in ((data, 1 - share), (names_of(self._config.synthetic_data), share)):
             sources = np.concatenate([_training_sources(name) for name in names])
             kinds, counts = np.unique(sources, return_counts=True)
             for kind, count in zip(kinds.tolist(), counts.tolist(), strict=True):
@@ -335,10 +336,6 @@ def read_predictions(path: Path) -> FrameProbabilities:
 
 def _of(stages: Sequence[Stage]) -> tuple[str, ...]:
     return tuple(stage.name for stage in stages)
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
 
 
 def _training_sources(name: str) -> np.ndarray:

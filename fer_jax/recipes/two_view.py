@@ -10,8 +10,8 @@ from typing import Any
 
 import jax
 
-from fer_jax.atomic import atomic_directory, atomic_file
-from fer_jax.bundle import DOCUMENT_FILE, bundle_hash
+from fer_jax.atomic import atomic_directory
+from fer_jax.bundle import DOCUMENT_FILE, bundle_hash, read_document, update_document
 from fer_jax.data.dataset import FaceData
 from fer_jax.errors import FerJaxError, UsageError
 from fer_jax.evaluate.evaluation import evaluate_bundle
@@ -117,7 +117,7 @@ def _stages(config: TwoViewConfig, workdir: Path) -> list[Stage]:
             config.split,
             workdir / "report",
             options=FrameOptions(
-                smoothing=Filter(**{k: v for k, v in chosen.items() if k != "fill"}),
+                smoothing=Filter.stored(chosen),
                 fill=config.smoothing.fill,
             ),
             overwrite=True,
@@ -207,11 +207,8 @@ def _release(workdir: Path, results: Results) -> None:
     with atomic_directory(target, marker=DOCUMENT_FILE, overwrite=True) as folder:
         shutil.copytree(workdir / "fuse" / "bundle", folder, dirs_exist_ok=True)
         store_smoothing(folder, results["window"]["smoothing"])
-        document = json.loads((folder / DOCUMENT_FILE).read_text(encoding="utf-8"))
-        document["scores"] |= {
+        scores = read_document(folder)[1]["scores"] | {
             "frames_macro_f1": results["frames"]["macro_f1"],
             "smoothed_macro_f1_of_left_out_videos": results["window"]["left_out"],
         }
-        with atomic_file(folder / DOCUMENT_FILE) as partial:
-            text = json.dumps(document, indent=2, allow_nan=False) + "\n"
-            partial.write_text(text, encoding="utf-8")
+        update_document(folder, scores=scores)
