@@ -7,3 +7,10 @@ class FerJaxError(Exception):
 
 class UsageError(FerJaxError):
     """A command was called wrongly; commands exit with code 2."""
+
+
+class Preempted(BaseException):
+    """A run was told to stop and can be gone on with; commands exit with code 75.
+
+    As KeyboardInterrupt it is no Exception: nothing that deals with errors may swallow it.
+    """

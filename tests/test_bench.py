@@ -40,6 +40,7 @@ def measured(seconds, anonymous):
     return run
 
 
+@pytest.mark.slow
 def test_a_small_file_for_programs(whole, capsys):
     assert main(["bench", "convert", "--file", str(whole), "--repeats", "1", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)

@@ -21,6 +21,7 @@ def small(monkeypatch):
     monkeypatch.setattr(bench, "bench_fusion", run)
 
 
+@pytest.mark.slow
 def test_a_small_fusion_for_programs(small, capsys):
     assert main(["bench", "fusion", "--batch", "32", "--repeats", "2", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
@@ -65,6 +66,7 @@ def test_the_peer_alone_is_the_attention_alone():
     np.testing.assert_allclose(attention["in_proj"]["kernel"], weight.T, rtol=1e-4, atol=1e-4)
 
 
+@pytest.mark.slow
 def test_the_table_judges_the_bounds(small, capsys, monkeypatch):
     pytest.importorskip("torch")
     seconds = {("entry", "jax"): 0.9, ("attention alone", "jax"): 0.91}

@@ -12,7 +12,10 @@ import pytest
 FOLDER = Path(__file__).parent
 TOOLS = FOLDER.parent / "tools"
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="memory is read from /proc"),
+]
 
 
 def test_mutated_checkpoints_are_refused_or_read_rightly(capsys):

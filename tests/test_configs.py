@@ -10,9 +10,15 @@ from fer_jax.recipes.ablation_config import AblateConfig
 from fer_jax.recipes.two_view_config import TwoViewConfig
 from fer_jax.train.config import TrainConfig
 from fer_jax.train.fuse_config import FuseConfig
+from fer_jax.train.pretrain_config import PretrainConfig
 
 FILES = sorted((Path(__file__).parent.parent / "configs").glob("*.py"))
-KINDS = {"train": (TrainConfig, TwoViewConfig), "fuse": (FuseConfig,), "ablate": (AblateConfig,)}
+KINDS = {
+    "train": (TrainConfig, TwoViewConfig),
+    "fuse": (FuseConfig,),
+    "ablate": (AblateConfig,),
+    "pretrain": (PretrainConfig,),
+}
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)

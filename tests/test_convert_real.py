@@ -12,6 +12,7 @@ import pytest
 from pth_files import mae_face_shapes, namespace, state_dict, write_pth
 
 from fer_jax.bundle import load_bundle, preprocess
+from fer_jax.cli.main import main
 from fer_jax.convert.checkpoint import open_checkpoint
 from fer_jax.convert.options import Options
 from fer_jax.convert.plan import convert_checkpoint
@@ -60,6 +61,28 @@ def test_full_size_mae_face_without_torch(tmp_path):
         params["blocks"]["attn"]["qkv"]["kernel"][11], arrays["blocks.11.attn.qkv.weight"].T
     )
     assert config.num_heads == 12
+
+
+@pytest.mark.slow
+def test_full_size_autoencoder_goes_back_bit_for_bit(tmp_path):
+    """Encoder and decoder, as pre-training takes and leaves them; the values are random."""
+    rng = np.random.default_rng(1)
+    arrays = {
+        name: rng.standard_normal(shape, dtype=np.float32) * np.float32(0.02)
+        for name, shape in mae_face_shapes()
+    }
+    value, storages = state_dict(arrays)
+    path = write_pth(tmp_path / "mae.pth", {"model": value}, storages)
+    options = ["--normalize", "mae_face", "--decoder", "--decoder-heads", "16", "--norm-pix"]
+    assert main(["convert", str(path), str(tmp_path / "mae"), *options]) == 0
+    bundle = load_bundle(tmp_path / "mae", verify=False)
+    assert bundle.kind == "mae"
+    assert vit.parameter_count(bundle.models["main"][1]) == 111_907_840
+    assert main(["convert", str(tmp_path / "mae"), str(tmp_path / "back.pth")]) == 0
+    back = open_checkpoint(tmp_path / "back.pth")
+    assert set(back.tensors) == set(arrays)
+    for name, values in arrays.items():
+        np.testing.assert_array_equal(back.values(name), values, err_msg=name, strict=True)
 
 
 def dinov2_folder() -> Path:

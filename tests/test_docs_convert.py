@@ -15,6 +15,8 @@ from fer_jax.bundle import load_bundle
 from fer_jax.cli.main import main
 from fer_jax.models import fusion, mae, torch_layout, vit
 
+pytestmark = pytest.mark.slow
+
 TEXT = (Path(__file__).parent.parent / "docs" / "convert.md").read_text()
 # Registered sizes, so that no command needs more words; one block of the decoder is enough.
 

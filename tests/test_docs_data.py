@@ -14,6 +14,8 @@ from fer_jax.data.dataset import FaceData, select
 from fer_jax.data.images import decode_image
 from fer_jax.data.synthetic import write_synthetic_faces
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "docs" / "data.md").read_text()
 # Said besides the page's words: a run of seconds with a model of no registered size.

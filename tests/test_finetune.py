@@ -82,7 +82,7 @@ def test_a_run_leaves_log_checkpoints_and_a_bundle(run, data):
     log = [json.loads(line) for line in (workdir / "log.jsonl").read_text().splitlines()]
     scores = [line["macro_f1"] for line in log if line["group"] == "selection"]
     assert loaded.scores["selection_macro_f1"] == max(scores)
-    table = fer_jax.load(bundle).predict(np.zeros((32, 32, 3), np.uint8))
+    table = fer_jax.load(bundle).predict(np.zeros((32, 32, 3), np.uint8), crops=True)
     assert table.prob.sum() == pytest.approx(1, abs=1e-6)
 
 
@@ -140,6 +140,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(run, data, tmp_path):
     """SIGKILL after the first checkpoint, in the middle of an epoch; then started again."""
     workdir = tmp_path / "killed"

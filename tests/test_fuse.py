@@ -25,7 +25,7 @@ from fer_jax.data.sampling import EVERYTHING
 from fer_jax.data.synthetic import write_synthetic_faces
 from fer_jax.errors import FerJaxError, UsageError
 from fer_jax.models import fusion
-from fer_jax.train.fuse import _places, fuse
+from fer_jax.train.fuse import _in_order, fuse
 from fer_jax.train.fuse_config import default_config, freeze
 
 CONFIG = Path(__file__).parent.parent / "configs" / "fuse_entry.py"
@@ -113,6 +113,7 @@ sys.exit(main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_killed_and_resumed_equals_uninterrupted_bit_for_bit(folder, run):
     workdir = folder / "killed"
     config = folder / "config.py"
@@ -172,7 +173,7 @@ def test_batches_run_on_from_epoch_to_epoch(folder, run):
     """Eight batches of one plan are its epochs, one after the other."""
     table = FeatureTable.open(folder / "run" / "features" / "main")
     plan = epoch_plan([(table, np.arange(37))], EVERYTHING, seed=3)
-    found = np.concatenate([_places(plan, step, 16) for step in range(8)])
+    found = np.concatenate([_in_order(plan, step, 16) for step in range(8)])
     expected = np.concatenate([plan.order(epoch) for epoch in range(4)])
     np.testing.assert_array_equal(found, expected[:128])
 

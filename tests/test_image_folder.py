@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from fer_jax.data.examples import Example, Fault
-from fer_jax.data.image_folder import read_csv, read_image_folder
+from fer_jax.data.image_folder import read_csv, read_image_folder, read_unlabelled
 from fer_jax.errors import FerJaxError
 from fer_jax.labels import label_space
 
@@ -47,6 +47,19 @@ def test_class_folders_take_names_aliases_and_any_case(tmp_path):
     ]
     assert faults == []
     assert all(e.path.is_file() and e.box is None for e in examples)
+
+
+def test_without_labels_all_pictures_are_training_faces_whatever_their_folders(tmp_path):
+    _touch(tmp_path, "b.PNG", "happy/a.jpg", "validation/fear/c.webp", "notes.txt")
+    _touch(tmp_path, ".hidden.jpg", ".git/x.jpg", "happy/.thumbs/y.jpg")
+    examples, faults = read_unlabelled(tmp_path)
+    names = ["b.PNG", "happy/a.jpg", "validation/fear/c.webp"]
+    assert [(e.name, e.label, e.split) for e in examples] == [(name, -1, "train") for name in names]
+    assert faults == []
+    assert {e.source for e in examples} == {tmp_path.name}
+    with pytest.raises(FerJaxError, match="notes: holds no image"):
+        (tmp_path / "notes").mkdir()
+        read_unlabelled(tmp_path / "notes")
 
 
 def test_split_folders_come_above_class_folders(tmp_path):

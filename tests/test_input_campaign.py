@@ -10,7 +10,10 @@ import pytest
 
 TOOLS = Path(__file__).parent.parent / "tools"
 
-pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="damage needs links and pipes")
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(sys.platform != "linux", reason="damage needs links and pipes"),
+]
 
 
 def _campaign(*arguments: str, before: str = "") -> tuple[int, str]:

@@ -83,9 +83,7 @@ def test_processes_share_the_batch_of_one(photos, films, count, sampling):
     sources = [(photos, select(photos, "train")), (films, select(films, "train"))]
     options = {"augmentation": LIVELY, "sampling": sampling, "votes": True}
     whole = take(5, sources, **options)
-    parts = [
-        take(5, sources, process_index=i, process_count=count, **options) for i in range(count)
-    ]
+    parts = [take(5, sources, places=np.arange(6)[i::count], **options) for i in range(count)]
     for step, batch in enumerate(whole):
         for name, expected in batch.items():
             merged = np.empty_like(expected)
@@ -174,14 +172,12 @@ def test_a_record_that_went_bad_is_named(data, tmp_path):
     ("options", "words"),
     [
         ({"views": {"image": "nose"}}, "no view 'nose'"),
-        (
-            {"batch_size": 5, "process_count": 2},
-            "batch_size=5 must be a positive multiple of the 2",
-        ),
+        ({"places": np.array([0, 6])}, "below batch_size=6"),
+        ({"places": np.array([2, 1])}, "must be rising"),
         ({"batch_size": 0}, "batch_size=0"),
         ({"start_step": -1}, "start_step=-1"),
         ({"workers": -1}, "workers=-1"),
-        ({"process_index": 2, "process_count": 2}, "process_index=2"),
+        ({"places": np.array([], int)}, "must be rising"),
         ({"image_size": 0}, "image_size=0"),
         ({"image_size": {"main": 24}}, "image_size=0 of 'image'"),
         ({"views": {}}, "name one or more arrays"),

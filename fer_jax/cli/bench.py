@@ -1,11 +1,14 @@
 """`fer-jax bench WHAT`: measures this machine, and says which bounds hold."""
 
 import argparse
+import dataclasses
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fer_jax.errors import UsageError
+
+_CLASSES = 8  # of a model that is not trained
 
 _CONVERT = """\
 Measures `fer-jax convert`, without and with its proof, beside `cp` and `sha256sum` of the same
@@ -39,6 +42,23 @@ _BUNDLE = """\
 Measures what a bundle costs to run on this machine: parameters, floating-point operations of a
 face (a multiply-add is two), milliseconds of a face in float32, temporary memory of a batch. No
 bound is judged.
+"""
+_INFER = """\
+Measures a ViT's forward pass on one device, from normalised images to logits, with random weights:
+images a second, operations (a multiply-add is two), compile time, peak memory. A plain matrix
+product of the same dtype is timed in turn, and the share of what that reaches is told: medians, and
+the middle half of the measurements. No bound is judged. tools/bench_peers.py compares with PyTorch.
+
+The model is a size, or that of a training config: --config=FILE.py [--config.FIELD=VALUE ...].
+"""
+_TRAIN = """\
+Measures the training step of a run on all devices: forward, backward, update. With the run's own
+data it tells also how long a step waits for its batch, and how fast it would be with one at hand.
+Images a second, operations, compile time, peak memory, and the share of what a plain matrix product
+reaches, timed in turn. Nothing is written but --out and --trace, and no bound is judged.
+
+  --config=FILE.py         a config of `fer-jax train`; of two views the main one
+  --config.FIELD=VALUE     changes one field, e.g. --config.batch_size=64
 """
 
 
@@ -109,12 +129,51 @@ def _parser() -> argparse.ArgumentParser:
     add("--repeats", type=int, default=7, metavar="N", help="runs (%(default)s)")
     add("--json", action="store_true", help="for programs")
     add("--out", metavar="FILE", help="write what --json prints to a file, too")
+    infer = kinds.add_parser(
+        "infer",
+        help="a model's forward pass: images a second, share of the ceiling",
+        description=_INFER,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = infer.add_argument
+    add("--size", help="tiny, small, base, large or huge (base)")
+    add("--image-size", type=int, metavar="PIXELS", help="side of the images (224)")
+    add("--batch", type=int, default=16, metavar="N", help="images at once (%(default)s)")
+    add("--dtype", choices=("float32", "bfloat16"), help="of the computation (float32)")
+    add("--unroll", action="store_true", help="do not scan over the blocks")
+    _measuring(add)
+    train = kinds.add_parser(
+        "train",
+        help="a training step: images a second, waiting for input, share of the ceiling",
+        description=_TRAIN,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    add = train.add_argument
+    add(
+        "--synthetic", action="store_true",
+        help="one batch of random images: neither data nor backbone are read",
+    )  # fmt: skip
+    add("--classes", type=int, default=8, metavar="N", help="of synthetic labels (%(default)s)")
+    _measuring(add)
     return parser
+
+
+def _measuring(add: Callable[..., Any]) -> None:
+    add("--repeats", type=int, default=7, metavar="N", help="measurements (%(default)s)")
+    add("--seconds", type=float, default=1.0, metavar="S", help="least of each (%(default)s)")
+    add("--trace", metavar="DIR", help="then write a profile, for TensorBoard or Perfetto")
+    add("--json", action="store_true", help="for programs")
+    add("--out", metavar="FILE", help="write what --json prints to a file, too")
 
 
 def main(argv: Sequence[str]) -> int:
     """Runs the command; see `fer-jax bench --help`."""
-    options = _parser().parse_args(argv)
+    parser = _parser()
+    options, options.config = parser.parse_known_args(argv)
+    if options.config and options.what not in ("infer", "train"):
+        parser.error(f"unrecognized arguments: {' '.join(options.config)}")
     if options.repeats < 1:
         raise UsageError(f"--repeats {options.repeats} must be at least 1")
     measure = {
@@ -123,6 +182,8 @@ def main(argv: Sequence[str]) -> int:
         "smoothing": _smoothing,
         "fusion": _fusion,
         "bundle": _bundle,
+        "infer": _infer,
+        "train": _train,
     }
     found, lines = measure[options.what](options)
     if getattr(options, "out", None):
@@ -184,3 +245,75 @@ def _bundle(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
 
     found = bench_bundle(options.bundle, batch=options.batch, repeats=options.repeats)
     return found, table(found)
+
+
+def _infer(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    _check_measuring(options, "batch", "image_size")
+    if options.config and options.size:
+        raise UsageError("--size and --config both name a model; give one of them")
+    from fer_jax.bench.infer import bench_infer, table
+    from fer_jax.models.vit import SIZES, vit_config
+
+    overrides: dict[str, Any] = {}
+    if options.image_size:
+        overrides["image_size"] = options.image_size
+    if options.dtype:
+        overrides["dtype"] = options.dtype
+    if options.unroll:
+        overrides["scan_layers"] = False
+    if options.config:
+        from fer_jax.train.state import scratch_config
+
+        run = _run_config(options.config)
+        config = dataclasses.replace(scratch_config(run.model, _CLASSES), **overrides)
+    else:
+        size = options.size or "base"
+        if size not in SIZES:
+            raise UsageError(f"--size {size} is not known; one of {', '.join(SIZES)}")
+        config = vit_config(size, num_classes=_CLASSES, pool="avg", **overrides)
+    found = bench_infer(
+        config,
+        batch=options.batch,
+        repeats=options.repeats,
+        seconds=options.seconds,
+        trace=options.trace,
+    )
+    return found, table(found)
+
+
+def _train(options: argparse.Namespace) -> tuple[dict[str, Any], list[str]]:
+    _check_measuring(options, "classes")
+    config = _run_config(options.config)
+    from fer_jax.bench.train import bench_train, table
+
+    found = bench_train(
+        config,
+        synthetic=options.synthetic,
+        classes=options.classes,
+        repeats=options.repeats,
+        seconds=options.seconds,
+        trace=options.trace,
+    )
+    return found, table(found)
+
+
+def _check_measuring(options: argparse.Namespace, *counts: str) -> None:
+    if not 0 < options.seconds < float("inf"):
+        raise UsageError(f"--seconds {options.seconds} must be above 0")
+    for name in counts:
+        value = getattr(options, name)
+        if value is not None and value < 1:
+            raise UsageError(f"--{name.replace('_', '-')} {value} must be at least 1")
+
+
+def _run_config(argv: Sequence[str]) -> Any:
+    """The fine-tuning run that a config file asks for: of a recipe of two views, its main one."""
+    from fer_jax.cli.configs import parse_config
+    from fer_jax.recipes.two_view_config import TwoViewConfig
+    from fer_jax.train.config import TrainConfig
+
+    config = parse_config("bench", argv, TrainConfig, TwoViewConfig)
+    if not isinstance(config, TwoViewConfig):
+        return config
+    own = {name: getattr(config, name) for name in ("data", "backbone", "seed")}
+    return dataclasses.replace(config.main, **own)

@@ -1,5 +1,6 @@
 """`--config=FILE.py --config.FIELD=VALUE --workdir=DIR`, for every command that trains."""
 
+import dataclasses
 import os
 import runpy
 from collections.abc import Iterator, Sequence
@@ -9,10 +10,13 @@ from absl import flags
 from ml_collections import config_flags
 
 from fer_jax.errors import UsageError
+from fer_jax.train import processes
 from fer_jax.train.config_fields import check_field, freeze
 
 
-def parse(command: str, argv: Sequence[str], *kinds: type) -> tuple[Any, str]:
+def parse(
+    command: str, argv: Sequence[str], *kinds: type, distributed: bool = False
+) -> tuple[Any, str]:
     """Reads the options of a command that takes a config file.
 
     The flags live in a FlagValues of their own and are read at once: absl's global ones would
@@ -22,19 +26,44 @@ def parse(command: str, argv: Sequence[str], *kinds: type) -> tuple[Any, str]:
         command: its name.
         argv: its arguments.
         *kinds: the dataclasses that a config may be frozen to. A config file says which by the
-            field `task`, where a dataclass has one; the first is without.
+            field `task`, where a dataclass has one, else by its fields; the first is without.
+        distributed: the command may run in several processes: takes `--distributed`, and joins the
+            others.
 
     Returns:
         The frozen config and the workdir.
 
     Raises:
         UsageError: an option, a field or the config file is wrong.
+        FerJaxError: the other processes cannot be joined.
     """
     program, values = f"fer-jax {command}", flags.FlagValues()
+    workdir = flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
+    if distributed:
+        others = flags.DEFINE_string("distributed", "", "the other processes", flag_values=values)
+    config = _parse(program, values, argv, kinds)
+    if not workdir.value:
+        raise UsageError("--workdir=DIR is missing")
+    if "://" in workdir.value:
+        raise UsageError(
+            f"--workdir={workdir.value}: must be a folder; a log cannot be appended to in a bucket"
+        )
+    if distributed and others.value:
+        processes.join(others.value)
+    return config, workdir.value
+
+
+def parse_config(command: str, argv: Sequence[str], *kinds: type) -> Any:
+    """As `parse`, of a command that trains nothing: it takes no workdir, and gives the config."""
+    return _parse(f"fer-jax {command}", flags.FlagValues(), argv, kinds)
+
+
+def _parse(
+    program: str, values: flags.FlagValues, argv: Sequence[str], kinds: Sequence[type]
+) -> Any:
     config = config_flags.DEFINE_config_file(
         "config", flag_values=values, sys_argv=[program, *argv]
     )
-    workdir = flags.DEFINE_string("workdir", None, "folder of the run", flag_values=values)
     _check_config_file(argv)
     cls = _kind(argv, kinds)
     for argument in argv:
@@ -44,14 +73,12 @@ def parse(command: str, argv: Sequence[str], *kinds: type) -> tuple[Any, str]:
     try:
         rest = values([program, *argv])
     except Exception as error:  # a config file is a program and may raise anything
-        raise UsageError(_one_line(error)) from error
+        raise UsageError(f"{_one_line(error)}; see `{program} --help`") from error
     if len(rest) > 1:
         raise UsageError(f"{rest[1]!r} is not an option; fields are --config.FIELD=VALUE")
     if config.value is None:
         raise UsageError("--config=FILE.py is missing; see configs/")
-    if not workdir.value:
-        raise UsageError("--workdir=DIR is missing")
-    return freeze(cls, config.value), workdir.value
+    return freeze(cls, config.value)
 
 
 def _kind(argv: Sequence[str], kinds: Sequence[type]) -> type:
@@ -61,10 +88,17 @@ def _kind(argv: Sequence[str], kinds: Sequence[type]) -> type:
     path, _, argument = next(_config_files(argv), "").partition(":")
     try:
         make = runpy.run_path(path)["get_config"]
-        task = (make(argument) if argument else make()).get("task")
+        config = make(argument) if argument else make()
+        task, names = config.get("task"), set(config)
     except Exception:
         return kinds[0]
-    return next((kind for kind in kinds if getattr(kind, "task", None) == task), kinds[0])
+    alike = [kind for kind in kinds if getattr(kind, "task", None) == task] or [kinds[0]]
+    # Of those that say no task, or the same, the one that has the fields.
+    return next((kind for kind in alike if names <= _fields(kind)), alike[0])
+
+
+def _fields(kind: type) -> set[str]:
+    return {field.name for field in dataclasses.fields(kind)}
 
 
 def _check_config_file(argv: Sequence[str]) -> None:
@@ -92,4 +126,4 @@ def _one_line(error: Exception) -> str:
     lines = [line.strip() for line in text.splitlines() if line.strip()] or [repr(error)]
     text = lines[-1] if "Traceback" in text else " ".join(lines)
     where = f" ({error.filename}, line {error.lineno})" if isinstance(error, SyntaxError) else ""
-    return f"{text}{where}; see `fer-jax train --help` and the fields in fer_jax/train/config.py"
+    return f"{text}{where}"

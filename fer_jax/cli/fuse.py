@@ -14,10 +14,12 @@ Trains a fusion on frozen features.
   --config.FIELD=VALUE     changes one field, e.g. --config.model.variant=linear
   --workdir=DIR            gets features/, config.json, log.jsonl, tensorboard/, checkpoints/ and
                            bundle/; started again on the same folder, the run goes on where it was
+  --distributed=WHERE      several processes as one run: auto on a TPU pod or under SLURM, else
+                           HOST:PORT,COUNT,INDEX
 
 The bundle holds both encoders and the fusion where the sources are main and aux, of bundles; else
 the fusion alone. The fields are described in fer_jax/train/fuse_config.py. Exit codes: 0 done,
-1 a failure, 2 wrong use.
+1 a failure, 2 wrong use, 75 stopped by SIGTERM or the platform: started again, it goes on.
 """
 
 
@@ -29,9 +31,11 @@ def main(argv: Sequence[str]) -> int:
     from fer_jax.cli.configs import parse
     from fer_jax.train.fuse_config import FuseConfig
 
-    config, workdir = parse("fuse", argv, FuseConfig)
+    config, workdir = parse("fuse", argv, FuseConfig, distributed=True)
 
     from fer_jax.train.fuse import fuse
+    from fer_jax.train.preemption import stops_at_once
 
-    fuse(config, workdir)
+    with stops_at_once():
+        fuse(config, workdir)
     return 0

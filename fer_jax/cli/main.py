@@ -7,21 +7,24 @@ import sys
 from collections.abc import Sequence
 
 from fer_jax import __version__
-from fer_jax.errors import FerJaxError, UsageError
+from fer_jax.errors import FerJaxError, Preempted, UsageError
 
 COMMANDS = {
     "convert": "a PyTorch checkpoint (.pth, .safetensors) -> a bundle, and back",
     "inspect": "what a checkpoint or a bundle holds",
     "doctor": "what is in Aff-Wild2, and what is wrong with it",
     "prepare": "pictures and labels -> a data set that trains fast",
+    "pretrain": "an encoder from faces without labels, by hiding most of them",
     "train": "fine-tune a bundle or a fresh model on a data set",
     "extract": "the features of every face of a data set",
     "fuse": "train a fusion of the features of two views",
     "smooth": "predictions smoothed over time, or the best filter found",
     "evaluate": "score a bundle on a data set, or predictions of frames",
     "ablate": "what each piece of the method is worth, as one grid",
-    "predict": "name the expression in pictures",
+    "predict": "name the expression of every face in pictures and videos",
+    "summarize": "predictions of videos -> tables for statistics, and a picture",
     "submit": "the official file of the challenge, from crops or predictions",
+    "plan": "what a run needs on TPUs, before they are rented",
     "demo": "from drawn faces to predictions, in minutes",
     "bench": "time and memory on this machine, beside their bounds",
 }
@@ -43,7 +46,8 @@ def main(argv: Sequence[str]) -> int:
         argv: the command's name and its arguments, without the program's name.
 
     Returns:
-        The exit code: 0 done, 1 a failure, 2 wrong use, 130 interrupted.
+        The exit code: 0 done, 1 a failure, 2 wrong use, 75 stopped by SIGTERM and to be started
+        again, 130 interrupted.
     """
     if not argv or argv[0] in ("-h", "--help", "help"):
         print(usage())
@@ -71,6 +75,9 @@ def main(argv: Sequence[str]) -> int:
             f"fer-jax {name}: {where}: {error.strerror or error}; {_remedy(error)}", file=sys.stderr
         )
         return 1
+    except Preempted as notice:
+        print(f"fer-jax {name}: {notice}", file=sys.stderr)
+        return os.EX_TEMPFAIL
     except KeyboardInterrupt:
         print(f"fer-jax {name}: interrupted", file=sys.stderr)
         return 130

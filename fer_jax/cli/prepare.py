@@ -24,7 +24,9 @@ _IMAGES = """\
 Stores labelled faces as a data set: DATA/faces (ArrayRecord shards), index.npz, faces.json.
 
 SRC is a folder SRC/<class>/... or SRC/<split>/<class>/... whose class folders carry names of the
-label space, such as happiness or Happy. Or, with --csv, a file says what is in SRC. Its columns:
+label space, such as happiness or Happy. With --unlabelled all pictures in SRC are training faces
+without a label, whatever their folders are called. Or, with --csv, a file says what is in SRC. Its
+columns:
   path, label            needed; path is relative to SRC, label a class name
   split                  train (if absent), validation, test, ...
   subject, video, frame  faces of one subject stay together when a part is split off
@@ -33,6 +35,8 @@ label space, such as happiness or Happy. Or, with --csv, a file says what is in 
   box_left, box_top, box_right, box_bottom
                          the face in pixels: the square about it is cut out
 """
+
+_ANY_SPACE = "affwild2_expr"  # a data set has one, also where no face has a label
 
 _AFFWILD2 = """\
 Stores Aff-Wild2's EXPR faces as a data set. SRC is the folder that the organisers' archives were
@@ -86,7 +90,13 @@ def _kind(kinds, name: str, title: str, description: str) -> argparse.ArgumentPa
 def _add_images(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("src", metavar="SRC", help="folder with the pictures")
-    add("--labels", metavar="SPACE", required=True, help="label space, such as affwild2_expr, expw")
+    labels = parser.add_mutually_exclusive_group(required=True)
+    labels.add_argument(
+        "--labels", metavar="SPACE", help="label space, such as affwild2_expr, expw"
+    )
+    labels.add_argument(
+        "--unlabelled", action="store_true", help="all pictures below SRC, for `fer-jax pretrain`"
+    )
     add("--csv", metavar="FILE", help="CSV file that lists the pictures")
     add("--subject-column", metavar="NAME", help="CSV column that holds the subject (subject)")
     add("--margin", type=float, default=1.2, help="square side / longer box side (%(default)s)")
@@ -197,13 +207,17 @@ def _images(arguments: argparse.Namespace, detect: bool) -> _Source:
     fractions = _fractions(arguments.split_fraction)
     if arguments.subject_column and not arguments.csv:
         raise UsageError("--subject-column names a column of --csv FILE; pass that too")
+    if arguments.unlabelled and arguments.csv:
+        raise UsageError("--csv lists labels, which --unlabelled has none of; pass --labels SPACE")
     from fer_jax.labels import label_space
 
-    space = label_space(arguments.labels)
+    space = label_space(arguments.labels or _ANY_SPACE)
 
     from fer_jax.data import image_folder
 
-    if arguments.csv:
+    if arguments.unlabelled:
+        examples, faults = image_folder.read_unlabelled(arguments.src)
+    elif arguments.csv:
         examples, faults = image_folder.read_csv(
             arguments.csv,
             arguments.src,

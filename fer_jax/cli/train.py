@@ -12,8 +12,11 @@ configs/emotic_mae.py it is two views, their fusion, the search for the window, 
   --config.FIELD=VALUE     changes one field, e.g. --config.optimizer.learning_rate=1e-3
   --workdir=DIR            gets config.json, log.jsonl, tensorboard/, checkpoints/ and bundle/;
                            started again on the same folder, the run goes on where it was
+  --distributed=WHERE      several processes as one run, each started with this: auto on a TPU pod
+                           or under SLURM, else HOST:PORT,COUNT,INDEX
 
-The fields are described in fer_jax/train/config.py. Exit codes: 0 done, 1 a failure, 2 wrong use.
+The fields are described in fer_jax/train/config.py. Exit codes: 0 done, 1 a failure, 2 wrong use,
+75 stopped by SIGTERM or the platform: started again, it goes on.
 """
 
 
@@ -26,14 +29,16 @@ def main(argv: Sequence[str]) -> int:
     from fer_jax.recipes.two_view_config import TwoViewConfig
     from fer_jax.train.config import TrainConfig
 
-    config, workdir = parse("train", argv, TrainConfig, TwoViewConfig)
-    if isinstance(config, TwoViewConfig):
-        from fer_jax.recipes.two_view import run_two_view
+    config, workdir = parse("train", argv, TrainConfig, TwoViewConfig, distributed=True)
+    from fer_jax.train.preemption import stops_at_once
 
-        run_two_view(config, workdir, say=lambda line: print(line, file=sys.stderr))
-        return 0
+    with stops_at_once():
+        if isinstance(config, TwoViewConfig):
+            from fer_jax.recipes.two_view import run_two_view
 
-    from fer_jax.train.finetune import finetune
+            run_two_view(config, workdir, say=lambda line: print(line, file=sys.stderr))
+        else:
+            from fer_jax.train.finetune import finetune
 
-    finetune(config, workdir)
+            finetune(config, workdir)
     return 0

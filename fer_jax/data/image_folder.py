@@ -73,6 +73,34 @@ def read_image_folder(
     return examples, faults + unnamed
 
 
+def read_unlabelled(folder: str | os.PathLike[str]) -> tuple[list[Example], list[Fault]]:
+    """Lists all pictures of a folder, at any depth, as training faces without a label.
+
+    What is hidden, or in a hidden folder, and files without the extension of an image are passed
+    over.
+
+    Args:
+        folder: where the pictures are.
+
+    Returns:
+        The examples, sorted by name, and the faults: names that are no text.
+
+    Raises:
+        FerJaxError: the folder does not exist, or holds no image.
+    """
+    folder = existing_folder(folder)
+    source = _source(folder)
+    names = [path.relative_to(folder).as_posix() for path in _images(folder)]
+    examples = [
+        Example(folder / name, name, -1, DEFAULT_SPLIT, source=source)
+        for name in names
+        if "/." not in name and not name.startswith(".")
+    ]
+    if not examples:
+        raise FerJaxError(f"{folder}: holds no image ({', '.join(EXTENSIONS)}); check the path")
+    return without_bad_names(examples)
+
+
 def class_roots(folder: Path, space: LabelSpace) -> list[tuple[str, Path]]:
     """Splits, and the folders right above their class folders; empty if there are none."""
     tops = _folders(folder)

@@ -1,6 +1,7 @@
 """Batches of faces, by grain: in a sampled order and augmented, or in order and whole to score."""
 
 import dataclasses
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
@@ -107,7 +108,7 @@ class _Draws:
 
 @dataclasses.dataclass(frozen=True)
 class _TrainBatches:
-    """Batch k of a process, for any k: of the faces k B to (k + 1) B - 1 of endless epochs.
+    """Batch k, for any k: of the faces k B to (k + 1) B - 1 of endless epochs, those at `places`.
 
     What face i draws for each of its views depends on the seed and on i alone; the flip is the
     first view's. So it does not matter which process makes a batch, nor which were made before.
@@ -119,20 +120,19 @@ class _TrainBatches:
     augmentation: Augmentation
     seed: int
     batch_size: int
-    process_index: int
-    process_count: int
+    places: np.ndarray
     votes: bool
 
     def __len__(self) -> int:
         return sys.maxsize
 
     def __getitem__(self, step: int) -> Batch:
-        size = self.batch_size // self.process_count
+        size = len(self.places)
         images = {name: view.array(size, np.uint8) for name, view in self.views.items()}
         numbers = np.empty(size, np.int64)
         draws = _Draws(self.seed)
-        for i in range(size):
-            place = step * self.batch_size + i * self.process_count + self.process_index
+        for i, within_batch in enumerate(self.places):
+            place = step * self.batch_size + int(within_batch)
             epoch, within = divmod(place, len(self.plan))
             numbers[i] = self.plan.order(epoch)[within]
             face = self.faces.image(int(numbers[i]))
@@ -159,6 +159,7 @@ class _EvaluationBatches:
     faces: _Faces
     views: Mapping[str, _View]
     batch_size: int
+    places: np.ndarray
     votes: bool
     change: Callable[[np.ndarray], np.ndarray] | None
 
@@ -166,8 +167,9 @@ class _EvaluationBatches:
         return -(-len(self.faces) // self.batch_size)
 
     def __getitem__(self, step: int) -> Batch:
-        size = self.batch_size
-        numbers = np.arange(step * size, min((step + 1) * size, len(self.faces)))
+        size = len(self.places)
+        numbers = step * self.batch_size + self.places
+        numbers = numbers[numbers < len(self.faces)]
         images = {name: view.array(size, np.float32) for name, view in self.views.items()}
         for i, number in enumerate(numbers):
             face = self.faces.image(int(number))
@@ -209,14 +211,13 @@ def train_batches(
     votes: bool = False,
     start_step: int = 0,
     workers: int = 0,
-    process_index: int = 0,
-    process_count: int = 1,
+    places: np.ndarray | None = None,
 ) -> Iterator[Batch]:
     """Endless training batches, one epoch after the other, shuffled and augmented anew in each.
 
     Batch k depends on the seed and on k alone: not on where the run started, on `workers`, or on
-    how many processes share the batch (theirs, interleaved, are the batch of one process). An epoch
-    ends where its faces end, which may be within a batch.
+    how processes share it by `places`. An epoch ends where its faces end, which may be within a
+    batch.
 
     Args:
         sources: data sets and the rows of each, in one label space.
@@ -232,29 +233,22 @@ def train_batches(
         start_step: number of the first batch.
         workers: processes that decode and augment; 0 does so in a thread of this one. They are
             spawned, so a script that asks for some needs `if __name__ == "__main__":`.
-        process_index: which part of each batch is ours.
-        process_count: how many processes share a batch.
+        places: which rows of each batch this process makes, rising; all of them if left out.
 
     Returns:
-        Batches of the views (uint8 [local batch, size, size, 3]), `label` (int32, -1 = none),
+        Batches of the views (uint8 [places, size, size, 3]), `label` (int32, -1 = none),
         `row` (int32: the row in the data set's index; with several sources, rows count on from
-        one data set to the next) and, if wished, `votes` (float32 [local batch, classes], zeros
+        one data set to the next) and, if wished, `votes` (float32 [places, classes], zeros
         where there are none).
 
     Raises:
-        FerJaxError: no row, differing label spaces, a batch that the processes cannot share
-            evenly, an unknown view, or a sampling that does not fit the sources.
+        FerJaxError: no row, differing label spaces, places that are not of the batch, an unknown
+            view, or a sampling that does not fit the sources.
     """
     _check(sources)
-    if batch_size < 1 or batch_size % process_count:
-        raise FerJaxError(
-            f"batch_size={batch_size} must be a positive multiple of the {process_count} processes"
-        )
-    if start_step < 0 or workers < 0 or not 0 <= process_index < process_count:
-        raise FerJaxError(
-            f"start_step={start_step} and workers={workers} must not be negative, and "
-            f"process_index={process_index} must be below process_count={process_count}"
-        )
+    places = _places(places, batch_size)
+    if start_step < 0 or workers < 0:
+        raise FerJaxError(f"start_step={start_step} and workers={workers} must not be negative")
     batches = _TrainBatches(
         _Faces(sources),
         epoch_plan(sources, sampling, seed),
@@ -262,8 +256,7 @@ def train_batches(
         augmentation,
         seed,
         batch_size,
-        process_index,
-        process_count,
+        places,
         votes,
     )
     # grain's elements are whole batches: its work for each element would cost as much as a face.
@@ -278,7 +271,7 @@ def train_batches(
         num_workers=workers, per_worker_buffer_size=_BUFFERED_BATCHES
     )
     # The workers are the parallelism; threads in each would only get in each other's way.
-    return iter(chain.mp_prefetch(options, worker_init_fn=_one_thread))
+    return iter(chain.mp_prefetch(options, worker_init_fn=_begin_worker))
 
 
 def evaluation_batches(
@@ -290,6 +283,7 @@ def evaluation_batches(
     batch_size: int,
     votes: bool = False,
     change: Callable[[np.ndarray], np.ndarray] | None = None,
+    places: np.ndarray | None = None,
 ) -> Iterator[Batch]:
     """Every row once, in order, prepared exactly as a bundle prepares faces up to normalisation.
 
@@ -301,20 +295,25 @@ def evaluation_batches(
         batch_size: of every batch; the last one is filled up with zeros.
         votes: hand over the votes too.
         change: done to each aligned face (uint8) before its views are cut.
+        places: which rows of each batch this process makes, rising; all of them if left out.
 
     Returns:
-        Batches of the views (float32 [batch, size, size, 3] in [0, 255]), `label` (int32, -1 =
+        Batches of the views (float32 [places, size, size, 3] in [0, 255]), `label` (int32, -1 =
         none), `mask` (bool, false where filled up), `row` (int32, -1 where filled up) and, if
-        wished, `votes` (float32 [batch, classes]).
+        wished, `votes` (float32 [places, classes]).
 
     Raises:
-        FerJaxError: no row, differing label spaces, or an unknown view or kernel.
+        FerJaxError: no row, differing label spaces, places that are not of the batch, or an unknown
+            view or kernel.
     """
     _check(sources)
-    if batch_size < 1:
-        raise FerJaxError(f"batch_size={batch_size} must be positive")
     batches = _EvaluationBatches(
-        _Faces(sources), _views(views, image_size, resize), batch_size, votes, change
+        _Faces(sources),
+        _views(views, image_size, resize),
+        batch_size,
+        _places(places, batch_size),
+        votes,
+        change,
     )
     chain = grain.MapDataset.source(batches)
     return iter(chain.to_iter_dataset(_thread(_BUFFERED_EVALUATION)))
@@ -323,6 +322,19 @@ def evaluation_batches(
 def without_rows(batch: Batch) -> Batch:
     """A batch as a model takes it: numbers of rows are for those who look things up."""
     return {name: value for name, value in batch.items() if name != "row"}
+
+
+def _places(places: np.ndarray | None, batch_size: int) -> np.ndarray:
+    if batch_size < 1:
+        raise FerJaxError(f"batch_size={batch_size} must be positive")
+    if places is None:
+        return np.arange(batch_size)
+    places = np.asarray(places)
+    if not len(places) or places[0] < 0 or places[-1] >= batch_size or (np.diff(places) <= 0).any():
+        raise FerJaxError(
+            f"places={places.tolist()} must be rising, and below batch_size={batch_size}"
+        )
+    return places
 
 
 def _column(sources: IndexedSources, name: str) -> np.ndarray:
@@ -364,8 +376,10 @@ def _thread(buffered: int) -> grain.ReadOptions:
     return grain.ReadOptions(num_threads=1, prefetch_buffer_size=buffered)
 
 
-def _one_thread(worker: int, workers: int) -> None:
+def _begin_worker(worker: int, workers: int) -> None:
     del worker, workers  # grain says which one it is
+    # Sent to the whole group, it is for the run, which saves and then ends its workers.
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
     cv2.setNumThreads(0)
 
 

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from flax import nnx
+from jax.sharding import PartitionSpec
 from jaxtyping import Array, Float, Key
 
 from fer_jax.errors import FerJaxError
@@ -50,6 +51,63 @@ def by_token(layer: nnx.Linear, x: Float[Array, "b t d"]) -> Float[Array, "b t e
     """The layer as one plain matrix product: a fifth faster to differentiate on a CPU."""
     batch, tokens, width = x.shape
     return layer(x.reshape(batch * tokens, width)).reshape(batch, tokens, layer.out_features)
+
+
+@jax.custom_jvp
+def gelu(x: Float[Array, "*dims"]) -> Float[Array, "*dims"]:
+    r"""The exact GELU, :math:`x \Phi(x) = \frac{x}{2} (1 + \operatorname{erf}(x / \sqrt 2))`.
+
+    Computed in float32 and rounded once. `jax.nn.gelu` goes by erfc, which takes two to three times
+    as long on a CPU. The backward pass keeps one array, the slope
+    :math:`\Phi(x) + x e^{-x^2 / 2} / \sqrt{2 \pi}`, in the type of x.
+
+    Args:
+        x: of any shape and float type.
+
+    Returns:
+        Of the same.
+
+    Example:
+        >>> [round(float(y), 4) for y in gelu(jnp.array([-1.0, 0.0, 1.0]))]
+        [-0.1587, 0.0, 0.8413]
+    """
+    wide = x.astype(jnp.float32)
+    return (wide * _normal_cdf(wide)).astype(x.dtype)
+
+
+@gelu.defjvp
+def _gelu_jvp(primals: tuple[Array], tangents: tuple[Array]) -> tuple[Array, Array]:
+    (x,), (tangent,) = primals, tangents
+    wide = x.astype(jnp.float32)
+    cdf = _normal_cdf(wide)
+    slope = cdf + wide * jnp.exp(-0.5 * wide * wide) * np.float32(1 / math.sqrt(2 * math.pi))
+    return (wide * cdf).astype(x.dtype), slope.astype(x.dtype) * tangent
+
+
+def _normal_cdf(x: Array) -> Array:
+    return 0.5 + 0.5 * jax.lax.erf(x * np.float32(math.sqrt(0.5)))
+
+
+def attend(
+    query: Float[Array, "b t h d"], key: Float[Array, "b t h d"], value: Float[Array, "b t h d"]
+) -> Float[Array, "b t h d"]:
+    """What `jax.nn.dot_product_attention` computes, with the heads in front of the tokens.
+
+    So each head's product is one plain matrix product, which takes a third less time on a CPU.
+
+    Args:
+        query: of each token and head.
+        key: likewise.
+        value: likewise.
+
+    Returns:
+        The mean of the values, weighted by the softmax of the scaled scores, which is computed in
+        float32.
+    """
+    query, key, value = (part.swapaxes(1, 2) for part in (query, key, value))
+    scores = jnp.einsum("bhtd,bhsd->bhts", query, key, preferred_element_type=jnp.float32)
+    weights = jax.nn.softmax(scores * query.shape[-1] ** -0.5, axis=-1).astype(value.dtype)
+    return jnp.einsum("bhts,bhsd->bhtd", weights, value).swapaxes(1, 2)
 
 
 def patchify(
@@ -156,7 +214,10 @@ class Attention(nnx.Module):
             for part in jnp.split(by_token(self.qkv, x), 3, axis=-1)
         )
         implementation = ATTENTIONS[self.config.attention]
-        y = jax.nn.dot_product_attention(query, key, value, implementation=implementation)
+        if implementation == "xla":
+            y = attend(query, key, value)
+        else:
+            y = jax.nn.dot_product_attention(query, key, value, implementation=implementation)
         return by_token(self.proj, y.reshape(batch, tokens, width))
 
 
@@ -170,8 +231,7 @@ class Mlp(nnx.Module):
 
     def __call__(self, x: Float[Array, "b t d"]) -> Float[Array, "b t d"]:
         """Token by token."""
-        hidden = jax.nn.gelu(by_token(self.fc1, x), approximate=False)
-        return by_token(self.fc2, hidden)
+        return by_token(self.fc2, gelu(by_token(self.fc1, x)))
 
 
 class LayerScale(nnx.Module):
@@ -236,6 +296,18 @@ def stacked_blocks(config: ViTConfig, rngs: nnx.Rngs) -> Block:
     return stacked(rngs)
 
 
+def split_batch(x: Array) -> Array:
+    """Says that axis 0 lies split over all devices, in a program for a training mesh.
+
+    Left to itself, XLA gathers activations where parameters are split over `fsdp`: 25 GiB a step of
+    a ViT-B on 16 chips, where the weights are 0.3.
+    """
+    mesh = jax.sharding.get_abstract_mesh()
+    if mesh.axis_names != ("data", "fsdp") or x.shape[0] % mesh.size:
+        return x
+    return jax.lax.with_sharding_constraint(x, PartitionSpec(mesh.axis_names))
+
+
 def run_blocks(
     blocks: Block,
     config: ViTConfig,
@@ -264,7 +336,7 @@ def run_blocks(
 
     def body(x: Array, layer: tuple[Any, Any]) -> tuple[Array, Array | None]:
         state, drop = layer
-        x = nnx.merge(block, state)(x, drop)
+        x = split_batch(nnx.merge(block, state)(split_batch(x), drop))
         return x, x if keep_outputs else None
 
     policy = REMAT_POLICIES[config.remat]

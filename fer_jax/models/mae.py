@@ -46,6 +46,7 @@ __all__ = [
     "patchify",
     "random_mask",
     "reconstruction_loss",
+    "reconstruction_sums",
     "unpatchify",
 ]
 
@@ -211,6 +212,22 @@ def reconstruction_loss(
     Raises:
         FerJaxError: the images are not square, or `patch_size` does not divide their side.
     """
+    error_sum, count = reconstruction_sums(prediction, images, mask, patch_size, norm_pix)
+    return error_sum / count
+
+
+def reconstruction_sums(
+    prediction: Float[Array | np.ndarray, "*b n d"],
+    images: Float[Array | np.ndarray, "*b h w 3"],
+    mask: Float[Array | np.ndarray, "*b n"],
+    patch_size: int,
+    norm_pix: bool,
+) -> tuple[Float32[Array, ""], Float32[Array, ""]]:
+    """What `reconstruction_loss` divides: the sum over the hidden patches, and their number.
+
+    Sums of parts of a batch add up to those of the whole, however it is split. Arguments and errors
+    are those of `reconstruction_loss`; the mask may be 0 everywhere.
+    """
     target = patchify(jnp.asarray(images, jnp.float32), patch_size)
     if norm_pix:
         mean = target.mean(axis=-1, keepdims=True)
@@ -218,7 +235,7 @@ def reconstruction_loss(
         target = (target - mean) / jnp.sqrt(variance + 1e-6)
     error = jnp.square(jnp.asarray(prediction, jnp.float32) - target).mean(axis=-1)
     mask = jnp.asarray(mask, jnp.float32)
-    return (error * mask).sum() / mask.sum()
+    return (error * mask).sum(), mask.sum()
 
 
 def _fixed_positions(config: ViTConfig) -> nnx.Param:

@@ -15,6 +15,7 @@ from typing import Any
 
 from fer_jax.atomic import atomic_file
 from fer_jax.errors import FerJaxError, UsageError
+from fer_jax.train import processes
 
 _FILE = "stages.json"
 
@@ -32,6 +33,7 @@ class Stage:
             values, of which later stages depend.
         needs: the stages whose results it is a function of.
         made: files and folders that it makes; where one is gone, the stage is run again.
+        together: several processes do it together; else the first one does, and the others wait.
     """
 
     name: str
@@ -39,6 +41,7 @@ class Stage:
     run: Callable[[Results], dict[str, Any]]
     needs: tuple[str, ...] = ()
     made: tuple[Path, ...] = ()
+    together: bool = False
 
 
 def place_of(workdir: str | Path) -> Path:
@@ -87,14 +90,20 @@ def run_stages(
     """
     workdir.mkdir(parents=True, exist_ok=True)
     done = _read(workdir / _FILE)
+    processes.wait_for_all("stages")  # all have read the same
     results: Results = {}
     for number, stage in enumerate(stages, start=1):
         given = _digest(stage.settings, {name: results[name] for name in stage.needs})
         before = done.get(stage.name)
         title = f"{number}/{len(stages)} {stage.name}"
-        if before and before["given"] == given and all(path.exists() for path in stage.made):
+        same = before is not None and before["given"] == given
+        if processes.as_the_first(same and all(path.exists() for path in stage.made)):
             results[stage.name] = before["result"]
             say(f"{title}: done before")
+            continue
+        if not stage.together and not processes.is_first():
+            processes.wait_for_all(stage.name)
+            results[stage.name] = _read(workdir / _FILE)[stage.name]["result"]
             continue
         say(title)
         started = time.monotonic()
@@ -107,8 +116,11 @@ def run_stages(
         results[stage.name] = found
         seconds = round(time.monotonic() - started, 1)
         done[stage.name] = {"given": given, "result": found, "seconds": seconds}
-        with atomic_file(workdir / _FILE) as partial:
-            partial.write_text(json.dumps(done, indent=2) + "\n", encoding="utf-8")
+        if processes.is_first():
+            with atomic_file(workdir / _FILE) as partial:
+                partial.write_text(json.dumps(done, indent=2) + "\n", encoding="utf-8")
+        if not stage.together:
+            processes.wait_for_all(stage.name)
     return results
 
 

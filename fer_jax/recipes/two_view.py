@@ -131,8 +131,9 @@ def _stages(config: TwoViewConfig, workdir: Path) -> list[Stage]:
     def stage(
         name: str, settings: Any, run: Callable[[Results], dict[str, Any]], *needs: str
     ) -> Stage:
-        made = workdir / name / "bundle" if name in ("main", "aux", "fuse") else workdir / name
-        return Stage(name, settings, run, needs, (made,))
+        trained = name in ("main", "aux", "fuse")
+        made = workdir / name / "bundle" if trained else workdir / name
+        return Stage(name, settings, run, needs, (made,), together=trained)
 
     return [
         *(

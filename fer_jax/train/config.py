@@ -177,7 +177,8 @@ class MeshConfig:
     """Devices: batch over both axes, parameters over `fsdp`.
 
     Attributes:
-        data: size of the data axis; -1 takes all devices left over.
+        data: size of the data axis; -1 takes all devices left over. Several TPU slices, or nodes
+            of GPUs, each hold a part of it, so that only gradients cross the slow network.
         fsdp: size of the axis that parameters and optimiser state are sharded over.
     """
 
@@ -195,7 +196,10 @@ RUN_RANGES: Ranges = {
     "selection": (0, 0.9),
     "seed": (0, None),
     "log_every": (1, None),
+    "accumulate": (1, None),
+    "ema_decay": (0, 0.999999),
     "checkpoint_every": (1, None),
+    "checkpoint_steps": (0, None),
     "keep": (1, None),
 }
 
@@ -217,10 +221,15 @@ class TrainConfig:
         epochs: passes over what `sampling` takes of the training rows.
         batch_size: global.
         evaluate_batch_size: global; 0 for `batch_size`.
+        accumulate: parts of a batch that are run one after the other for one update: the same
+            gradient from less memory.
+        ema_decay: keep a moving average of the parameters, which is then scored and released; 0
+            for none. It begins fast: after n updates the decay is at most (1 + n) / (10 + n).
         seed: of initialisation, order, augmentation and everything else.
         workers: processes that decode; 0 decodes in a thread.
         log_every: steps between two lines of the log.
         checkpoint_every: epochs between two checkpoints.
+        checkpoint_steps: steps between two more, within an epoch and not scored; 0 for none.
         keep: latest checkpoints kept, besides the best one.
         license: licence of the result, written into the bundle; empty takes the backbone's.
         model: the encoder.
@@ -241,10 +250,13 @@ class TrainConfig:
     epochs: int = 100
     batch_size: int = 256
     evaluate_batch_size: int = 0
+    accumulate: int = 1
+    ema_decay: float = 0.0
     seed: int = 0
     workers: int = 0
     log_every: int = 10
     checkpoint_every: int = 1
+    checkpoint_steps: int = 0
     keep: int = 1
     license: str = ""
     model: ModelConfig = ModelConfig()
@@ -272,6 +284,6 @@ def freeze(config: Mapping[str, Any] | config_dict.ConfigDict) -> TrainConfig:
     return config_fields.freeze(TrainConfig, config)
 
 
-def to_dict(config: TrainConfig) -> dict[str, Any]:
+def to_dict(config: Any) -> dict[str, Any]:
     """Nested plain dicts, tuples as lists: what JSON holds."""
     return dataclasses.asdict(config)

@@ -14,6 +14,7 @@ from fer_jax.errors import FerJaxError, UsageError
 from fer_jax.models import fusion, vit
 from fer_jax.models.fusion import FusionConfig
 from fer_jax.models.vit import Params
+from fer_jax.train import sharding
 from fer_jax.train.checkpoints import METRIC
 from fer_jax.train.config import TrainConfig
 from fer_jax.train.fuse_config import FuseConfig, fusion_model
@@ -53,7 +54,7 @@ def train_end_to_end(config: FuseConfig, workdir: Path, mesh: Mesh) -> tuple[Tra
     params["fusion"], note = _fusion(config, model, bundles, rows)
     depths = {name: start.config.depth for name, start in starts.items()}
     optimizer = make_optimizer(config.optimizer, params, depths)
-    state = create_state(params, optimizer, mesh)
+    state = create_state(params, optimizer, mesh, ema=config.ema_decay > 0)
     views = {name: start.view for name, start in starts.items()}
     trained = TwoViews(
         tuple((name, start.config) for name, start in starts.items()), tuple(views.items()), model
@@ -69,8 +70,8 @@ def train_end_to_end(config: FuseConfig, workdir: Path, mesh: Mesh) -> tuple[Tra
         optimizer,
         state,
         mesh,
-        batches=functools.partial(_train_batches, config, rows, arrays),
-        selection=functools.partial(_selection_batches, config, rows, arrays),
+        batches=functools.partial(_train_batches, config, rows, arrays, mesh),
+        selection=functools.partial(_selection_batches, config, rows, arrays, mesh),
         augment=config.augment,
     )
     introduction = [
@@ -140,7 +141,7 @@ def _fusion(
 
 
 def _train_batches(
-    config: FuseConfig, rows: Rows, arrays: dict[str, dict], start_step: int
+    config: FuseConfig, rows: Rows, arrays: dict[str, dict], mesh: Mesh, start_step: int
 ) -> Iterator[Batch]:
     found = pipeline.train_batches(
         rows.train,
@@ -152,18 +153,21 @@ def _train_batches(
         votes=config.loss.soft_labels,
         start_step=start_step,
         workers=config.workers,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        places=sharding.local_places(mesh, config.batch_size),
     )
     return map(pipeline.without_rows, found)
 
 
-def _selection_batches(config: FuseConfig, rows: Rows, arrays: dict[str, dict]) -> Iterator[Batch]:
+def _selection_batches(
+    config: FuseConfig, rows: Rows, arrays: dict[str, dict], mesh: Mesh
+) -> Iterator[Batch]:
+    size = config.evaluate_batch_size or config.batch_size
     found = pipeline.evaluation_batches(
         rows.selection,
         **arrays,
         resize=config.resize,
-        batch_size=config.evaluate_batch_size or config.batch_size,
+        batch_size=size,
+        places=sharding.local_places(mesh, size),
     )
     return map(pipeline.without_rows, found)
 

@@ -77,7 +77,7 @@ def extract(
             raise UsageError(f"{name}={value!r} must be one of {', '.join(filter(None, known))}")
     out = Path(out)
     features.check_place(out, overwrite=overwrite)
-    mesh = sharding.make_mesh(MeshConfig())
+    mesh = sharding.make_mesh(MeshConfig(), jax.local_devices())  # one process extracts
     batch_size = batch_size or mesh.size * (8 if jax.default_backend() == "cpu" else 64)
     if batch_size < 1 or batch_size % mesh.size:
         raise UsageError(f"batch_size={batch_size} must be a multiple of the {mesh.size} devices")

@@ -8,13 +8,11 @@ import functools
 from collections.abc import Iterator
 from pathlib import Path
 
-import jax
 import optax
 from jax.sharding import Mesh
 
 from fer_jax.bundle import Bundle, bundle_hash, load_bundle
 from fer_jax.data import pipeline
-from fer_jax.errors import UsageError
 from fer_jax.models import vit
 from fer_jax.models.vit import Params
 from fer_jax.train import sharding
@@ -50,15 +48,13 @@ def finetune(config: TrainConfig, workdir: str | Path) -> tuple[TrainState, Path
         FerJaxError: data, backbone or loss are not fit to go on.
     """
     workdir = Path(workdir)
-    if jax.process_count() > 1:
-        raise UsageError("training on several hosts is not built yet; start it on one")
     check_same_run(workdir, config)
     mesh = sharding.make_mesh(config.mesh)
     check_divisible(config, mesh)
     rows = open_rows(config)
     start, backbone = _start(config, rows)
     optimizer = make_optimizer(config.optimizer, start.params, start.config.depth)
-    state = create_state(start.params, optimizer, mesh)
+    state = create_state(start.params, optimizer, mesh, ema=config.ema_decay > 0)
     return run(
         config,
         workdir,
@@ -98,18 +94,19 @@ def _task(
             votes=config.loss.soft_labels,
             start_step=start_step,
             workers=config.workers,
-            process_index=jax.process_index(),
-            process_count=jax.process_count(),
+            places=sharding.local_places(mesh, config.batch_size),
         )
         return map(pipeline.without_rows, found)
 
     def selection() -> Iterator[Batch]:
+        size = config.evaluate_batch_size or config.batch_size
         found = pipeline.evaluation_batches(
             rows.selection,
             views={"image": config.view},
             image_size=start.config.image_size,
             resize=config.resize,
-            batch_size=config.evaluate_batch_size or config.batch_size,
+            batch_size=size,
+            places=sharding.local_places(mesh, size),
         )
         return map(pipeline.without_rows, found)
 

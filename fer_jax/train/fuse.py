@@ -11,6 +11,7 @@ from pathlib import Path
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from fer_jax.bundle import DOCUMENT_FILE, Bundle, load_bundle
 from fer_jax.bundle_schema import encoder_bundle
@@ -55,8 +56,6 @@ def fuse(config: FuseConfig, workdir: str | Path) -> tuple[TrainState, Path]:
         FerJaxError: sources that do not fit each other, or the variant.
     """
     workdir = Path(workdir)
-    if jax.process_count() > 1:
-        raise UsageError("training on several hosts is not built yet; start it on one")
     check_same_run(workdir, config)
     mesh = sharding.make_mesh(config.mesh)
     check_divisible(config, mesh)
@@ -68,7 +67,7 @@ def fuse(config: FuseConfig, workdir: str | Path) -> tuple[TrainState, Path]:
     model = fusion_model(config, widths, len(rows.labels))
     params = jax.jit(functools.partial(fusion.init, model))(jax.random.key(config.seed))
     optimizer = make_optimizer(config.optimizer, params, 0)
-    state = create_state(params, optimizer, mesh)
+    state = create_state(params, optimizer, mesh, ema=config.ema_decay > 0)
     task = make_task(
         config,
         rows,
@@ -76,8 +75,8 @@ def fuse(config: FuseConfig, workdir: str | Path) -> tuple[TrainState, Path]:
         optimizer,
         state,
         mesh,
-        batches=functools.partial(_train_batches, config, sources, rows),
-        selection=functools.partial(_selection_batches, config, sources, rows),
+        batches=functools.partial(_train_batches, config, sources, rows, mesh),
+        selection=functools.partial(_selection_batches, config, sources, rows, mesh),
     )
     counts = dict(zip(rows.labels.classes, rows.train_counts.tolist(), strict=True))
     trained, held = (sum(len(kept) for _, kept in part) for part in (rows.train, rows.selection))
@@ -134,16 +133,17 @@ def _described(sources: list[Source]) -> str:
 
 
 def _train_batches(
-    config: FuseConfig, sources: list[Source], rows: Rows, start_step: int
+    config: FuseConfig, sources: list[Source], rows: Rows, mesh: Mesh, start_step: int
 ) -> Iterator[Batch]:
     """Endless batches; batch k is a function of the seed and of k."""
     plan = epoch_plan(rows.train, config.sampling, config.seed)
     chosen = _faces(rows.train, sources[0].parts)
+    places = sharding.local_places(mesh, config.batch_size)
     for step in itertools.count(start_step):
-        yield _batch(config, sources, chosen[_places(plan, step, config.batch_size)])
+        yield _batch(config, sources, chosen[_in_order(plan, step, config.batch_size)[places]])
 
 
-def _places(plan: EpochPlan, step: int, batch_size: int) -> np.ndarray:
+def _in_order(plan: EpochPlan, step: int, batch_size: int) -> np.ndarray:
     """The faces of a batch, which may begin in one epoch and end in the next."""
     first, last = step * batch_size, (step + 1) * batch_size - 1
     epochs = range(first // len(plan), last // len(plan) + 1)
@@ -151,14 +151,17 @@ def _places(plan: EpochPlan, step: int, batch_size: int) -> np.ndarray:
     return order[first - epochs[0] * len(plan) :][:batch_size]
 
 
-def _selection_batches(config: FuseConfig, sources: list[Source], rows: Rows) -> Iterator[Batch]:
+def _selection_batches(
+    config: FuseConfig, sources: list[Source], rows: Rows, mesh: Mesh
+) -> Iterator[Batch]:
     """The selection part in order; the last batch is filled up."""
     held = _faces(rows.selection, sources[0].parts)
     size = config.evaluate_batch_size or config.batch_size
+    places = sharding.local_places(mesh, size)
     for start in range(0, len(held), size):
         chosen = held[start : start + size]
         filled = np.append(chosen, np.repeat(chosen[:1], size - len(chosen)))
-        yield _batch(config, sources, filled) | {"mask": np.arange(size) < len(chosen)}
+        yield _batch(config, sources, filled[places]) | {"mask": places < len(chosen)}
 
 
 def _batch(config: FuseConfig, sources: list[Source], faces: np.ndarray) -> Batch:

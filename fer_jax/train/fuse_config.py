@@ -92,9 +92,12 @@ class FuseConfig:
         epochs: passes over what `sampling` takes of the training rows.
         batch_size: global.
         evaluate_batch_size: global; 0 for `batch_size`.
+        accumulate: parts of a batch that are run one after the other for one update.
+        ema_decay: of the moving average of the parameters that is scored and released; 0 for none.
         seed: of initialisation, order and dropout.
         log_every: steps between two lines of the log.
         checkpoint_every: epochs between two checkpoints.
+        checkpoint_steps: steps between two more, within an epoch and not scored; 0 for none.
         keep: latest checkpoints kept, besides the best one.
         license: licence of the result; empty takes the sources'.
         sampling: which faces an epoch shows.
@@ -116,9 +119,12 @@ class FuseConfig:
     epochs: int = 1
     batch_size: int = 1024
     evaluate_batch_size: int = 0
+    accumulate: int = 1
+    ema_decay: float = 0.0
     seed: int = 0
     log_every: int = 10
     checkpoint_every: int = 1
+    checkpoint_steps: int = 0
     keep: int = 1
     license: str = ""
     sampling: Sampling = EVERYTHING

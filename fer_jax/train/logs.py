@@ -1,16 +1,24 @@
 """What a run writes while it runs: log.jsonl always, TensorBoard beside it, a bar on a terminal."""
 
+import contextlib
 import json
+import socket
 import sys
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-import jax
-from tensorboardX import SummaryWriter
+from tensorboardX.proto.event_pb2 import Event, SessionLog
+from tensorboardX.record_writer import RecordWriter
+from tensorboardX.summary import scalar
 from tqdm import tqdm
 
 from fer_jax.atomic import atomic_file
+from fer_jax.train import processes
+
+_FLUSH_SECONDS = 30  # between two times that the curves are brought to disk
 
 
 class RunLog:
@@ -20,19 +28,18 @@ class RunLog:
         workdir: log.jsonl and the folder `tensorboard` are made here.
         start_step: lines of later steps are cut off: they belong to a part that is run again.
         total_steps: of the whole run, for the bar.
+        scored: whether `start_step` is scored; else lines of its score are cut off, too.
     """
 
-    def __init__(self, workdir: Path, start_step: int, total_steps: int):
-        self._first = jax.process_index() == 0
+    def __init__(self, workdir: Path, start_step: int, total_steps: int, *, scored: bool = True):
+        self._first = processes.is_first()
         if not self._first:
             return
-        path = workdir / "log.jsonl"
-        if path.exists():
-            _cut(path, start_step)
-        self._file = path.open("a")
-        self._board = SummaryWriter(
-            str(workdir / "tensorboard"), purge_step=start_step + 1, write_to_disk=True
-        )
+        self._path = workdir / "log.jsonl"
+        if self._path.exists():
+            _cut(self._path, start_step, scored)
+        self._file = self._path.open("a")
+        self._board = _Board(workdir / "tensorboard", start_step + 1)
         self._bar = tqdm(
             total=total_steps,
             initial=start_step,
@@ -50,20 +57,28 @@ class RunLog:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if self._first:
-            self._bar.close()
+        if not self._first:
+            return
+        self._bar.close()
+        self._file.close()
+        try:
             self._board.close()
-            self._file.close()
+        except OSError:
+            if not isinstance(error, Exception):
+                raise
 
     def write(self, step: int, group: str, values: dict[str, Any]) -> None:
         """One line {"step", "group", ...}; numbers also go to TensorBoard as group/name."""
         if not self._first:
             return
-        self._file.write(json.dumps({"step": step, "group": group, **values}) + "\n")
-        self._file.flush()
-        for name, value in values.items():
-            if isinstance(value, (int, float)):
-                self._board.add_scalar(f"{group}/{name}", value, step)
+        try:
+            self._file.write(json.dumps({"step": step, "group": group, **values}) + "\n")
+            self._file.flush()
+        except OSError as error:
+            with contextlib.suppress(OSError):  # what it still holds
+                self._file.close()
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
+        self._board.write(step, group, values)
 
     def say(self, text: str) -> None:
         """A line for the person who watches; does not tear the bar."""
@@ -77,12 +92,59 @@ class RunLog:
             self._bar.update(steps)
 
 
-def _cut(path: Path, start_step: int) -> None:
+class _Board:
+    """TensorBoard's file, written in the caller's thread: its errors come to whoever trains.
+
+    The thread of tensorboardX's own writer ends at the first error of the disk, and the run would
+    wait for it for ever.
+    """
+
+    def __init__(self, folder: Path, purge_step: int):
+        folder.mkdir(parents=True, exist_ok=True)
+        now = time.time()
+        self._path = folder / f"events.out.tfevents.{now:.6f}.{socket.gethostname()}"
+        self._records = RecordWriter(str(self._path))
+        self._flushed = time.monotonic()
+        start = SessionLog(status=SessionLog.START)
+        self._add(Event(wall_time=now, file_version="brain.Event:2"))
+        self._add(Event(wall_time=now, step=purge_step, session_log=start))
+
+    def write(self, step: int, group: str, values: dict[str, Any]) -> None:
+        """The numbers among the values."""
+        for name, value in values.items():
+            if isinstance(value, (int, float)):
+                summary = scalar(f"{group}/{name}", value)
+                self._add(Event(wall_time=time.time(), step=step, summary=summary))
+        if time.monotonic() > self._flushed + _FLUSH_SECONDS:
+            with self._named():
+                self._records.flush()
+            self._flushed = time.monotonic()
+
+    def close(self) -> None:
+        """Brings all to disk."""
+        with self._named():
+            self._records.close()
+
+    def _add(self, event: Event) -> None:
+        with self._named():
+            self._records.write(event.SerializeToString())
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(self._path)) from error
+
+
+def _cut(path: Path, start_step: int, scored: bool) -> None:
     """Keeps the whole lines of finished steps; a torn last line goes."""
     kept = []
     for line in path.read_text().splitlines():
         try:
-            if json.loads(line)["step"] <= start_step:
+            found = json.loads(line)
+            repeated = found["step"] == start_step and found["group"] == "selection" and not scored
+            if found["step"] <= start_step and not repeated:
                 kept.append(line + "\n")
         except (json.JSONDecodeError, KeyError):
             continue

@@ -6,8 +6,9 @@ for the rest. The decoupled weight decay is scaled by the same rate, as torch's 
 Source: facebookresearch/mae `util/lr_decay.py`, `util/lr_sched.py`.
 """
 
+import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -19,12 +20,14 @@ from fer_jax.models.vit import Params
 from fer_jax.train.config import OptimizerConfig
 
 _EMBEDDING = ("cls_token", "pos_embed", "patch_embed")
-_UNDECAYED = ("bias", "scale", "gamma", "cls_token", "pos_embed")
+UNDECAYED = ("bias", "scale", "gamma", "cls_token", "pos_embed")
+# In MAE's pre-training both tokens decay; positions are fixed.
+UNDECAYED_IN_PRETRAINING = ("bias", "scale", "gamma", "pos_embed")
 
 
-def decays(params: Params) -> Params:
+def decays(params: Params, undecayed: Collection[str] = UNDECAYED) -> Params:
     """True at every leaf that weight decay acts on: by name, since stacked biases have rank 2."""
-    return traverse_util.path_aware_map(lambda path, _: path[-1] not in _UNDECAYED, params)
+    return traverse_util.path_aware_map(lambda path, _: path[-1] not in undecayed, params)
 
 
 def layer_scales(params: Params, layer_decay: float, depth: int | Mapping[str, int]) -> Params:
@@ -87,7 +90,10 @@ def make_schedule(
 
 
 def make_optimizer(
-    config: OptimizerConfig, params: Params, depth: int | Mapping[str, int]
+    config: OptimizerConfig,
+    params: Params,
+    depth: int | Mapping[str, int],
+    undecayed: Collection[str] = UNDECAYED,
 ) -> optax.GradientTransformation:
     """The optimiser without its learning rate: the training step multiplies by that.
 
@@ -95,6 +101,7 @@ def make_optimizer(
         config: the recipe.
         params: the tree that is trained, or its shapes.
         depth: number of blocks, for layer-wise decay; of several models by name.
+        undecayed: names of leaves that weight decay leaves alone.
 
     Returns:
         A transformation from gradients to the step direction, at rate 1, already negative.
@@ -105,7 +112,8 @@ def make_optimizer(
     steps.append(optax.scale_by_adam(b1=config.beta1, b2=config.beta2, eps=1e-8))
     if config.name == "adamw":
         if config.weight_decay > 0:
-            steps.append(optax.add_decayed_weights(config.weight_decay, mask=decays))
+            decayed = functools.partial(decays, undecayed=undecayed)
+            steps.append(optax.add_decayed_weights(config.weight_decay, mask=decayed))
         if config.layer_decay < 1:
             scales = layer_scales(params, config.layer_decay, depth)
             steps.append(

@@ -5,12 +5,15 @@ largest dimension that divides, never along axis 0 of a stacked leaf (the scan w
 small ones are copied to every device.
 """
 
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import numpy as np
 from flax import traverse_util
+from jax.experimental import mesh_utils
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+from jaxtyping import Int
 
 from fer_jax.errors import UsageError
 from fer_jax.models.vit import Params
@@ -20,20 +23,39 @@ from fer_jax.train.config import MeshConfig
 _SMALL = 2**12
 
 
-def make_mesh(config: MeshConfig) -> Mesh:
-    """A mesh (data, fsdp) over all devices.
+def make_mesh(config: MeshConfig, devices: Sequence[jax.Device] | None = None) -> Mesh:
+    """A mesh (data, fsdp).
+
+    Args:
+        config: its axes.
+        devices: all there are, of all processes, if left out. Where they are of several slices (of
+            a TPU, or nodes of GPUs), each slice takes a part of the axis `data`.
 
     Raises:
-        UsageError: the axes do not multiply to the number of devices.
+        UsageError: the axes do not multiply to the number of devices, or `fsdp` does not fit into
+            a slice.
     """
-    devices = jax.device_count()
-    data = devices // config.fsdp if config.data == -1 else config.data
-    if data * config.fsdp != devices:
+    devices = list(jax.devices() if devices is None else devices)
+    count, fsdp = len(devices), config.fsdp
+    data = count // fsdp if config.data == -1 else config.data
+    if data * fsdp != count:
         raise UsageError(
-            f"config.mesh: data={config.data} x fsdp={config.fsdp} does not cover {devices} "
-            f"devices; set config.mesh.data=-1 and an fsdp that divides {devices}"
+            f"config.mesh: data={config.data} x fsdp={fsdp} does not cover {count} "
+            f"devices; set config.mesh.data=-1 and an fsdp that divides {count}"
         )
-    return jax.make_mesh((data, config.fsdp), ("data", "fsdp"), axis_types=(AxisType.Auto,) * 2)
+    slices = len({getattr(device, "slice_index", 0) for device in devices})
+    if data % slices:
+        raise UsageError(
+            f"config.mesh.fsdp={fsdp}: does not fit into one of {slices} slices of "
+            f"{count // slices} devices; set one that divides {count // slices}"
+        )
+    names, kinds = ("data", "fsdp"), (AxisType.Auto,) * 2
+    if slices == 1:
+        return jax.make_mesh((data, fsdp), names, axis_types=kinds, devices=devices)
+    arranged = mesh_utils.create_hybrid_device_mesh(
+        (data // slices, fsdp), (slices, 1), devices, allow_split_physical_axes=True
+    )
+    return Mesh(arranged, names, axis_types=kinds)
 
 
 def batch_sharding(mesh: Mesh) -> NamedSharding:
@@ -83,10 +105,39 @@ def unsharded_leaves(params: Params, mesh: Mesh) -> list[str]:
     ]
 
 
+def local_places(mesh: Mesh, batch_size: int) -> Int[np.ndarray, "n"]:
+    """The places of a batch that this process's devices hold, rising."""
+    held = batch_sharding(mesh).addressable_devices_indices_map((batch_size,))
+    return np.sort(np.concatenate([np.arange(batch_size)[where] for where in held.values()]))
+
+
 def to_global(batch: dict[str, np.ndarray], mesh: Mesh) -> dict[str, jax.Array]:
-    """This process's rows of a batch to one global, sharded array for each key."""
+    """This process's rows of a batch, those of `local_places`, to one array of all for each key."""
     sharding = batch_sharding(mesh)
-    return {
-        name: jax.make_array_from_process_local_data(sharding, value)
-        for name, value in batch.items()
-    }
+    share = mesh.size // len(mesh.local_devices)
+
+    def whole(rows: np.ndarray) -> jax.Array:
+        shape = (len(rows) * share, *rows.shape[1:])
+        places = local_places(mesh, shape[0])
+        return _of_parts(
+            shape, sharding, lambda where: rows[np.isin(places, np.arange(shape[0])[where[0]])]
+        )
+
+    return {name: whole(rows) for name, rows in batch.items()}
+
+
+def spread(leaf: Any, sharding: NamedSharding) -> jax.Array:
+    """An array that every process holds whole, as one array over the mesh."""
+    leaf = np.asarray(leaf)
+    return _of_parts(leaf.shape, sharding, lambda where: leaf[where])
+
+
+def _of_parts(
+    shape: tuple[int, ...],
+    sharding: NamedSharding,
+    part: Callable[[tuple[slice, ...]], np.ndarray],
+) -> jax.Array:
+    """An array of the parts that this process's devices hold, moved explicitly."""
+    held = sharding.addressable_devices_indices_map(shape)
+    parts = jax.device_put([part(where) for where in held.values()], list(held))
+    return jax.make_array_from_single_device_arrays(shape, sharding, parts)

@@ -10,6 +10,7 @@ from fer_jax.bundle import bundle_hash, read_document
 from fer_jax.data.dataset import FaceData
 from fer_jax.data.features import FeatureTable, joined
 from fer_jax.errors import FerJaxError, UsageError
+from fer_jax.train import processes
 from fer_jax.train.extract import extract
 from fer_jax.train.fuse_config import FuseConfig
 
@@ -60,6 +61,8 @@ def parse(text: str) -> dict[str, list[Path]]:
 def open_sources(config: FuseConfig, workdir: Path, *, patches: bool) -> list[Source]:
     """Opens all sources; features of bundles are extracted into `workdir/features` first.
 
+    Of several processes the first one extracts.
+
     Args:
         config: the run.
         workdir: of the run.
@@ -74,9 +77,14 @@ def open_sources(config: FuseConfig, workdir: Path, *, patches: bool) -> list[So
             one knows no labels.
     """
     found: list[Source] = []
-    for name, paths in parse(config.sources).items():
-        path = paths[0]
-        parts = _tables(config, name, paths, workdir / "features", patches)
+    wanted = parse(config.sources)
+    with processes.first_goes_before("features"):
+        tables = {
+            name: _tables(config, name, paths, workdir / "features", patches)
+            for name, paths in wanted.items()
+        }
+    for name, parts in tables.items():
+        path = wanted[name][0]
         table = joined(parts)
         if (table.features.ndim == 4) != patches:
             have, want = ("maps", "pooled features") if not patches else ("pooled features", "maps")

@@ -15,11 +15,13 @@ from fer_jax.bundle_schema import encoder_bundle
 from fer_jax.errors import FerJaxError
 from fer_jax.labels import LabelSpace
 from fer_jax.models import vit
+from fer_jax.models.mae import MAEConfig
 from fer_jax.models.vit import Params, ViTConfig
 from fer_jax.ops.normalize import NORMALIZATIONS
 from fer_jax.ops.resize import resize_position_embedding
 from fer_jax.train import sharding
 from fer_jax.train.config import ModelConfig, TrainConfig
+from fer_jax.train.pretrain_config import PretrainConfig
 
 # Parts that belong to a task rather than to the encoder; only these may be fresh or left behind.
 _TASK_PARTS = ("norm", "fc_norm", "head")
@@ -45,21 +47,41 @@ class TrainState:
         step: number of finished steps, an int32 scalar.
         params: parameters.
         opt_state: the optimiser's state, which mirrors them.
+        ema: moving average of the parameters, or None.
     """
 
     step: Any
     params: Params
     opt_state: Any
+    ema: Any = None
+
+    @property
+    def averaged(self) -> Params:
+        """What is scored and released: the moving average where there is one."""
+        return self.params if self.ema is None else self.ema
 
 
-def create_state(params: Params, optimizer: optax.GradientTransformation, mesh: Mesh) -> TrainState:
-    """Puts parameters on the mesh by rule and makes the optimiser's state beside them."""
-    params = jax.device_put(params, sharding.parameter_shardings(params, mesh))
-    shapes = jax.eval_shape(optimizer.init, params)
-    shardings = sharding.parameter_shardings(shapes, mesh)
-    opt_state = jax.jit(optimizer.init, out_shardings=shardings)(params)
-    step = jax.device_put(jnp.zeros((), jnp.int32), sharding.replicated(mesh))
-    return TrainState(step, params, opt_state)
+def create_state(
+    params: Params, optimizer: optax.GradientTransformation, mesh: Mesh, *, ema: bool = False
+) -> TrainState:
+    """Puts parameters on the mesh by rule, and beside them what is made of them.
+
+    Args:
+        params: the same on every process.
+        optimizer: without its learning rate.
+        mesh: the devices.
+        ema: keep a moving average.
+    """
+    layout = sharding.parameter_shardings(params, mesh)
+    params = jax.tree.map(sharding.spread, params, layout)
+
+    def rest(params: Params) -> tuple[Any, Params | None]:
+        return optimizer.init(params), jax.tree.map(jnp.copy, params) if ema else None
+
+    shardings = sharding.parameter_shardings(jax.eval_shape(rest, params), mesh)
+    opt_state, average = jax.jit(rest, out_shardings=shardings)(params)
+    step = sharding.spread(np.zeros((), np.int32), sharding.replicated(mesh))
+    return TrainState(step, params, opt_state, average)
 
 
 def state_shardings(state: TrainState, mesh: Mesh) -> TrainState:
@@ -78,7 +100,7 @@ class Start:
         notes: what was made fresh, left behind or resized, a line each.
     """
 
-    config: ViTConfig
+    config: ViTConfig | MAEConfig
     params: Params
     view: View
     notes: tuple[str, ...]
@@ -87,10 +109,17 @@ class Start:
 def from_scratch(config: TrainConfig, labels: LabelSpace, template: str) -> Start:
     """A fresh model of `config.model`."""
     mean, std = NORMALIZATIONS[config.normalize]
-    model = config.model
+    vit_config = scratch_config(config.model, len(labels))
+    params = jax.jit(lambda key: vit.init(vit_config, key))(jax.random.key(config.seed))
+    view = view_of(config, vit_config.image_size, template, mean, std)
+    return Start(vit_config, params, view, ("training from scratch",))
+
+
+def scratch_config(model: ModelConfig, num_classes: int) -> ViTConfig:
+    """The model that a run trains where it has no backbone."""
     given = ("patch_size", "width", "depth", "num_heads")
     overrides = {name: getattr(model, name) for name in given if getattr(model, name)}
-    vit_config = vit.vit_config(
+    return vit.vit_config(
         model.size,
         **overrides,
         **_run_fields(model),
@@ -98,11 +127,8 @@ def from_scratch(config: TrainConfig, labels: LabelSpace, template: str) -> Star
         mlp_ratio=model.mlp_ratio,
         layer_scale=model.layer_scale,
         norm_eps=model.norm_eps,
-        num_classes=len(labels),
+        num_classes=num_classes,
     )
-    params = jax.jit(lambda key: vit.init(vit_config, key))(jax.random.key(config.seed))
-    view = _view(config, vit_config, template, mean, std)
-    return Start(vit_config, params, view, ("training from scratch",))
 
 
 def from_bundle(config: TrainConfig, bundle: Bundle, labels: LabelSpace, template: str) -> Start:
@@ -130,15 +156,8 @@ def from_bundle(config: TrainConfig, bundle: Bundle, labels: LabelSpace, templat
     if bundle.labels != labels or vit_config.pool != old_config.pool:
         old = {path: leaf for path, leaf in old.items() if path.split("/")[0] != "head"}
     if vit_config.grid != old_config.grid:
-        old["pos_embed"] = np.asarray(
-            resize_position_embedding(
-                np.asarray(old["pos_embed"], np.float32), (vit_config.grid, vit_config.grid)
-            )
-        )
-        notes.append(
-            f"position embedding {old_config.grid}x{old_config.grid} -> {vit_config.grid}"
-            f"x{vit_config.grid} (bicubic)"
-        )
+        old["pos_embed"] = resized_positions(old["pos_embed"], vit_config.grid)
+        notes.append(resized_note(old_config.grid, vit_config.grid))
     fresh = traverse_util.flatten_dict(
         jax.jit(lambda key: vit.init(vit_config, key))(jax.random.key(config.seed)), sep="/"
     )
@@ -159,26 +178,37 @@ def from_bundle(config: TrainConfig, bundle: Bundle, labels: LabelSpace, templat
         path: np.asarray(old[path], leaf.dtype) if path in old else leaf
         for path, leaf in fresh.items()
     }
-    view = _view(config, vit_config, template, old_view.mean, old_view.std)
+    view = view_of(config, vit_config.image_size, template, old_view.mean, old_view.std)
     return Start(vit_config, traverse_util.unflatten_dict(params, sep="/"), view, tuple(notes))
+
+
+def resized_positions(positions: Any, grid: int) -> np.ndarray:
+    """Position embeddings for another grid, float32."""
+    return np.asarray(resize_position_embedding(np.asarray(positions, np.float32), (grid, grid)))
+
+
+def resized_note(old: int, new: int) -> str:
+    """A line on it."""
+    return f"position embedding {old}x{old} -> {new}x{new} (bicubic)"
 
 
 def _run_fields(model: ModelConfig) -> dict[str, object]:
     return {name: getattr(model, name) for name in _RUN_FIELDS}
 
 
-def _view(
-    config: TrainConfig,
-    vit_config: ViTConfig,
+def view_of(
+    config: TrainConfig | PretrainConfig,
+    image_size: int,
     template: str,
     mean: tuple[float, ...],
     std: tuple[float, ...],
 ) -> View:
+    """How a run's faces are prepared for its model."""
     return View(
         template=template,
         crop_source="data",
         view=config.view,
-        image_size=vit_config.image_size,
+        image_size=image_size,
         resize=config.resize,
         mean=tuple(mean),
         std=tuple(std),

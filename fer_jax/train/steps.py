@@ -16,6 +16,7 @@ from fer_jax.models.vit import Params
 from fer_jax.ops import augment, losses, metrics
 from fer_jax.train.models import Inputs, Model
 from fer_jax.train.state import TrainState
+from fer_jax.train.updates import gradients_of_parts, update
 
 Batch = dict[str, Array] | dict[str, np.ndarray]
 
@@ -37,6 +38,8 @@ class Recipe:
     cutmix: float = 0.0
     mix_switch: float = 0.5
     soft_labels: bool = False
+    accumulate: int = 1
+    ema_decay: float = 0.0
     seed: int = 0
 
 
@@ -65,21 +68,47 @@ def batch_loss(
         that have one.
     """
     mix_key, path_key = jax.random.split(key)
+    prepared = _prepared(batch, mix_key, model, recipe)
+    loss_sum, denominator = _loss_sums(
+        params, prepared, class_weights, path_key, model=model, recipe=recipe
+    )
+    return loss_sum / denominator
+
+
+# Inputs of the model, targets, and which rows have one (None for all that have a label).
+_Prepared = tuple[Inputs, Array, Array | None]
+
+
+def _prepared(batch: Batch, key: jax.Array, model: Model, recipe: Recipe) -> _Prepared:
+    """Normalised inputs and targets, mixed where the recipe says so."""
     inputs = model.inputs(batch)
-    targets, mask = batch["label"], None
+    targets, mask = jnp.asarray(batch["label"]), None
     mixed = recipe.mixup > 0 or recipe.cutmix > 0
     if mixed or recipe.soft_labels:
         targets = jax.nn.one_hot(targets, recipe.num_classes, dtype=jnp.float32)
     if recipe.soft_labels:
         targets = _shares(jnp.asarray(batch["votes"]), targets)
     if mixed:
-        inputs, targets = _mixed(mix_key, inputs, targets, recipe)
+        inputs, targets = _mixed(key, inputs, targets, recipe)
     if targets.ndim == 2:
         mask = targets.sum(axis=-1) > 0  # a face with neither label nor votes has none
-    logits = model.logits(params, inputs, key=path_key)
-    loss_sum, denominator = losses.classification_loss(
+    return inputs, targets, mask
+
+
+def _loss_sums(
+    params: Params,
+    prepared: _Prepared,
+    class_weights: Float[Array, "c"],
+    key: jax.Array,
+    *,
+    model: Model,
+    recipe: Recipe,
+) -> tuple[Float[Array, ""], Float[Array, ""]]:
+    """The sum of the losses, and what it is divided by, which does not depend on `params`."""
+    inputs, targets, mask = prepared
+    return losses.classification_loss(
         recipe.loss,
-        logits,
+        model.logits(params, inputs, key=key),
         targets,
         gamma=recipe.focal_gamma,
         log_prior=None if recipe.log_prior is None else np.asarray(recipe.log_prior, np.float32),
@@ -88,7 +117,41 @@ def batch_loss(
         label_smoothing=recipe.label_smoothing,
         mask=mask,
     )
-    return loss_sum / denominator
+
+
+def loss_and_gradients(
+    params: Params,
+    batch: Batch,
+    class_weights: Float[Array, "c"],
+    key: jax.Array,
+    *,
+    model: Model,
+    recipe: Recipe,
+) -> tuple[Float[Array, ""], Params]:
+    """`batch_loss` and its gradients, from `recipe.accumulate` parts of the batch in turn; pure.
+
+    Part j is of the rows j, j + n, j + 2 n, ..., so that each device goes on with rows that it
+    holds. What a model draws at random it draws for each part anew; mixing is of the whole batch.
+
+    Args:
+        params: of the model.
+        batch: its size a multiple of `accumulate`.
+        class_weights: float32 (classes,).
+        key: as of `batch_loss`.
+        model: what is trained.
+        recipe: static fields.
+    """
+    parts = recipe.accumulate
+    if parts == 1:
+        loss_fn = functools.partial(batch_loss, model=model, recipe=recipe)
+        return jax.value_and_grad(loss_fn)(params, batch, class_weights, key)
+    mix_key, path_key = jax.random.split(key)
+
+    def sums(params: Params, part: _Prepared, key: jax.Array) -> tuple[Array, Array]:
+        return _loss_sums(params, part, class_weights, key, model=model, recipe=recipe)
+
+    prepared = _prepared(batch, mix_key, model, recipe)
+    return gradients_of_parts(sums, params, prepared, path_key, parts)
 
 
 def _mixed(
@@ -128,11 +191,11 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Array]]:
     """One update; pure, and a function of (state, batch, rate): the randomness is the step's."""
     key = jax.random.fold_in(jax.random.key(recipe.seed), state.step)
-    loss_fn = functools.partial(batch_loss, model=model, recipe=recipe)
-    loss, gradients = jax.value_and_grad(loss_fn)(state.params, batch, class_weights, key)
-    updates, opt_state = optimizer.update(gradients, state.opt_state, state.params)
-    params = jax.tree.map(lambda p, u: p + learning_rate * u, state.params, updates)
-    return TrainState(state.step + 1, params, opt_state), {"loss": loss}
+    loss, gradients = loss_and_gradients(
+        state.params, batch, class_weights, key, model=model, recipe=recipe
+    )
+    updated = update(state, gradients, learning_rate, optimizer, recipe.ema_decay)
+    return updated, {"loss": loss}
 
 
 def evaluate_step(
