@@ -1,6 +1,7 @@
 """Write aside, then rename: what stands at a path is whole, or it is not there."""
 
 import contextlib
+import glob
 import os
 import shutil
 import tempfile
@@ -93,6 +94,20 @@ def atomic_directory(
         raise _named(error, target) from error
     finally:
         shutil.rmtree(partial, ignore_errors=True)
+
+
+def remove_partials(target: str | os.PathLike[str]) -> None:
+    """Removes what a process that was killed left aside of a file or folder that it was writing.
+
+    Args:
+        target: which nobody else may be writing now.
+    """
+    target = Path(target)
+    for left in target.parent.glob(f"{glob.escape(_aside(target))}*"):
+        if left.is_dir():
+            shutil.rmtree(left, ignore_errors=True)
+        else:
+            left.unlink(missing_ok=True)
 
 
 def _named(error: OSError, target: Path) -> OSError:

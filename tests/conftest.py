@@ -1,8 +1,14 @@
 """Tests run on eight CPU devices, with annotations enforced and our own warnings as errors."""
 
 import os
+from collections.abc import Iterator
 
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+# Compiling takes three quarters of the time, and programs run once. Set XLA_FLAGS, if only to
+# nothing, for programs as users have them: the slow tests and CI's second Python do.
+os.environ.setdefault(
+    "XLA_FLAGS", "--xla_backend_optimization_level=0 --xla_cpu_parallel_codegen_split_count=1"
+)
 
 import jax
 import pytest
@@ -16,6 +22,13 @@ jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_numpy_rank_promotion", "raise")
 if not flags.FLAGS.is_parsed():
     flags.FLAGS.mark_as_parsed()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _compiled_programs_are_dropped() -> Iterator[None]:
+    """A worker would end with gigabytes of them."""
+    yield
+    jax.clear_caches()
 
 
 @pytest.fixture

@@ -2,7 +2,7 @@
 
 import pytest
 
-from fer_jax.atomic import atomic_directory, atomic_file
+from fer_jax.atomic import atomic_directory, atomic_file, remove_partials
 from fer_jax.errors import FerJaxError
 
 
@@ -88,3 +88,12 @@ def test_a_file_in_the_folders_place_is_named(tmp_path):
         atomic_directory(tmp_path / "out", marker="a"),
     ):
         pytest.fail("must not be entered")
+
+
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    for name in (".out.partial-abc", ".out.partial-x[1]", ".other.partial-abc", "out"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "half").write_text("")
+    (tmp_path / ".out.partial-file").write_text("")
+    remove_partials(tmp_path / "out")
+    assert names(tmp_path) == [".other.partial-abc", "out"]

@@ -267,12 +267,14 @@ def test_nothing_else_changes(folder, report, tmp_path):
     assert main(["smooth", table, "--window", "3", "--out", str(tmp_path / "smoothed")]) == 0
 
 
+@pytest.mark.slow
 def test_tokens_have_maps_for_features(folder, tmp_path):
     assert evaluate(folder, "--attribution", "--out", tmp_path / "out", bundle="token") == 0
     found = json.loads((tmp_path / "out" / "metrics.json").read_text())["attribution"]
     assert min(abs(value) for value in found["change"].values()) > 1e-4
 
 
+@pytest.mark.slow
 def test_a_class_that_the_data_lack_is_never_the_choice(folder, tmp_path):
     """The labels are of Other, the bundle of Contempt: seven classes are in both."""
     save_bundle(tiny_two_view_bundle("entry", "affectnet8"), tmp_path / "b")

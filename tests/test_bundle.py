@@ -21,7 +21,7 @@ from fer_jax.bundle_schema import KINDS
 from fer_jax.convert.inspection import inspect_path
 from fer_jax.errors import FerJaxError
 from fer_jax.labels import LabelSpace, label_space
-from fer_jax.models import vit
+from fer_jax.models import blocks, vit
 from fer_jax.models.fusion import EntryFusionConfig, HeadFusionConfig, TokenFusionConfig
 from fer_jax.models.mae import MAEConfig
 from fer_jax.models.vit import ViTConfig
@@ -174,8 +174,7 @@ def test_the_golden_sample_sees_a_change(copy, edit):
 
 
 def test_the_golden_sample_sees_a_tanh_gelu(saved, monkeypatch):
-    exact = jax.nn.gelu
-    monkeypatch.setattr(jax.nn, "gelu", lambda x, approximate: exact(x, approximate=True))
+    monkeypatch.setattr(blocks, "gelu", jax.nn.gelu)  # by tanh, unless told otherwise
     golden._program.cache_clear()
     with pytest.raises(FerJaxError, match="golden sample"):
         load_bundle(saved)

@@ -16,12 +16,13 @@ from fer_jax.bundle import load_bundle
 from fer_jax.cli.main import main
 from fer_jax.errors import FerJaxError
 from fer_jax.evaluate import frame_evaluation
-from fer_jax.evaluate.calibrate import calibrated, in_bundle_order
+from fer_jax.evaluate.calibrate import in_bundle_order
 from fer_jax.evaluate.filters import Filter
 from fer_jax.evaluate.frame_evaluation import FrameOptions, evaluate_predictions
 from fer_jax.evaluate.frame_report import frame_report_text
 from fer_jax.evaluate.intervals import bootstrap_videos, compare_videos
 from fer_jax.labels import label_space
+from fer_jax.predict.confidence import calibrated
 from fer_jax.predict.table import read_csv
 
 CLASSES = label_space("affwild2_expr").classes
@@ -348,7 +349,7 @@ def test_bundle_and_table_of_its_predictions_score_alike(bundle, tmp_path, capsy
     smooth = ["--smooth", "gaussian:3", "--out"]
     commands = [
         ["prepare", "affwild2", str(root), "--unlabelled", "--out", str(data)],
-        ["predict", "--bundle", str(bundle), str(crops), "--out", table],
+        ["predict", "--crops", "--bundle", str(bundle), str(crops), "--out", table],
         ["evaluate", "--bundle", str(bundle), "--data", str(data), "--compare", table, *smooth],
         ["evaluate", "--predictions", table, "--labels", str(root), *smooth],
     ]

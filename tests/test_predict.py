@@ -21,6 +21,7 @@ from fer_jax.predict.recognizer import Recognizer, load, softmax
 from fer_jax.predict.table import read_csv
 
 EXPW = label_space("expw").classes
+_NOWHERE = "no such picture, video or folder; check the path"
 
 
 @pytest.fixture(scope="module")
@@ -160,7 +161,7 @@ def test_load_is_at_the_top(path):
 
 
 def test_folder_file_list_and_array_agree(recognizer, folder):
-    table = recognizer.predict(folder)
+    table = recognizer.predict(folder, crops=True)
     files = sorted(folder.rglob("*.png"))
     assert table.video.tolist() == [str(file) for file in files]
     assert table.classes == EXPW
@@ -176,9 +177,9 @@ def test_folder_file_list_and_array_agree(recognizer, folder):
         assert table.labels[row] == EXPW[expected.argmax()]
         assert table.confidence[row] == expected.max()
         assert table.box[row].tolist() == [0, 0, face.shape[1], face.shape[0]]
-        np.testing.assert_array_equal(recognizer.predict(file).raw[0], expected)
-        np.testing.assert_array_equal(recognizer.predict(face).raw[0], expected)
-    listed = recognizer.predict([str(files[3]), folder])
+        np.testing.assert_array_equal(recognizer.predict(file, crops=True).raw[0], expected)
+        np.testing.assert_array_equal(recognizer.predict(face, crops=True).raw[0], expected)
+    listed = recognizer.predict([str(files[3]), folder], crops=True)
     np.testing.assert_array_equal(listed.raw, table.raw[[3, *range(5)]])
 
 
@@ -193,7 +194,7 @@ def test_file_that_is_no_image_keeps_its_row(recognizer, folder):
     (folder / "a" / "1.png").write_bytes(b"no picture")
     (folder / "b" / "7.jpg").write_bytes(b"")
     problems = []
-    table = recognizer.predict(folder, on_problem=problems.append)
+    table = recognizer.predict(folder, crops=True, on_problem=problems.append)
     assert len(table) == 7
     lost = np.flatnonzero(table.status == "no_face")
     assert [table.video[i].split("faces/")[1] for i in lost] == ["a/1.png", "b/7.jpg"]
@@ -206,24 +207,24 @@ def test_file_that_is_no_image_keeps_its_row(recognizer, folder):
     assert all("\n" not in line for line in problems)
     assert problems[0].startswith(f"{folder}/a/1.png: is not an image")
     with pytest.warns(UserWarning, match=r"7\.jpg: is empty"):
-        recognizer.predict(folder / "b" / "7.jpg")
+        recognizer.predict(folder / "b" / "7.jpg", crops=True)
 
 
 def test_missing_paths_and_empty_folders_are_refused(recognizer, tmp_path):
-    with pytest.raises(FerJaxError, match=r"nowhere\.png: no such image or folder"):
+    with pytest.raises(FerJaxError, match=r"nowhere\.png: no such picture, video or folder"):
         recognizer.predict(tmp_path / "nowhere.png")
     (tmp_path / ".hidden.png").write_bytes(b"")
-    with pytest.raises(FerJaxError, match=r"no image in this folder; name one that holds \.jpg"):
+    with pytest.raises(FerJaxError, match=r"no picture or video in this folder; name .* \.jpg"):
         recognizer.predict(tmp_path)
-    with pytest.raises(FerJaxError, match="no image was named"):
+    with pytest.raises(FerJaxError, match="nothing was named"):
         recognizer.predict([])
 
 
 def test_command_writes_the_table(path, recognizer, folder, tmp_path, capsys):
     out = tmp_path / "out" / "x.csv"
-    command = ["predict", str(folder), "--bundle", str(path), "--out", str(out)]
+    command = ["predict", str(folder), "--crops", "--bundle", str(path), "--out", str(out)]
     assert main([*command, "--batch-size", "4"]) == 0
-    assert_tables_equal(read_csv(out), recognizer.predict(folder))
+    assert_tables_equal(read_csv(out), recognizer.predict(folder, crops=True))
     printed = capsys.readouterr()
     assert "x.csv: 5 rows: " in printed.out
     assert printed.err == ""
@@ -232,7 +233,8 @@ def test_command_writes_the_table(path, recognizer, folder, tmp_path, capsys):
 def test_command_goes_on_after_a_bad_file(path, folder, tmp_path, capsys):
     (folder / "a" / "1.png").write_bytes(b"no picture")
     out = tmp_path / "x.csv"
-    assert main(["predict", str(folder), "--bundle", str(path), "--out", str(out)]) == 1
+    command = ["predict", str(folder), "--crops", "--bundle", str(path), "--out", str(out)]
+    assert main(command) == 1
     assert read_csv(out).status.tolist() == ["ok", "no_face", "ok", "ok", "ok", "ok"]
     printed = capsys.readouterr()
     assert len(printed.err.splitlines()) == 1
@@ -243,8 +245,8 @@ def test_command_goes_on_after_a_bad_file(path, folder, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("images", "out", "code", "message"),
     [
-        ("nowhere.png", "x.csv", 1, "nowhere.png: no such image or folder; check the path"),
-        ("faces", ".", 2, "--out .: is a folder; name a file in it"),
+        ("nowhere.png", "x.csv", 1, f"nowhere.png: {_NOWHERE}"),
+        ("faces", "x.txt", 2, "--out x.txt: must end with .csv or .jsonl, or be a folder"),
     ],
 )
 def test_command_refuses_in_one_line(
@@ -256,10 +258,10 @@ def test_command_refuses_in_one_line(
     assert sorted(entry.name for entry in tmp_path.iterdir()) == ["faces"]
 
 
-def test_help_says_that_no_face_is_searched_and_loads_no_jax():
+def test_help_says_how_it_is_used_and_loads_no_jax():
     code = (
         "import sys; from fer_jax.cli.main import main; main(['predict', '--help']);"
         "assert 'jax' not in sys.modules and 'numpy' not in sys.modules"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert "whole picture is taken as the face" in done.stdout
+    assert "each picture is one face" in done.stdout

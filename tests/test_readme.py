@@ -69,11 +69,13 @@ def line(folder):
     return codes
 
 
+@pytest.mark.slow
 def test_every_command_runs(line):
     names = ["inspect", "convert", "prepare", "train", "evaluate", "predict", "convert"]
     assert line == [(name, 0) for name in names]
 
 
+@pytest.mark.slow
 def test_the_examples_run(line, folder, monkeypatch, capsys):
     monkeypatch.chdir(folder)
     names = {}

@@ -79,9 +79,16 @@ def folder(tmp_path_factory):
     return folder
 
 
-def submit(folder, *arguments, bundle="bundle", sample="sample.txt", crops="cropped_aligned"):
-    named = [] if bundle is None else ["--bundle", str(folder / bundle)]
-    named += [] if crops is None else ["--crops", str(folder / crops)]
+def submit(folder, *arguments, sample="sample.txt", **named):
+    """The command, of paths in the folder; an option that is None is left out."""
+    if "videos" not in named:
+        named = {"bundle": "bundle", "crops": "cropped_aligned"} | named
+    named = [
+        word
+        for name, path in named.items()
+        if path is not None
+        for word in (f"--{name}", str(folder / path))
+    ]
     return main(["submit", *named, "--sample", str(folder / sample), *map(str, arguments)])
 
 
@@ -293,7 +300,7 @@ def test_samples_that_cannot_be(folder, tmp_path, rows, message, capsys):
     ("arguments", "message"),
     [
         ([], "--out DIR is missing, or --check FILE"),
-        (["--out", "o"], "name --crops DIR with --bundle B, or --table T"),
+        (["--out", "o"], "name --crops DIR or --videos ROOT with --bundle B, or --table T"),
         (["--out", "o", "--crops", "c", "--table", "t"], "one of the two"),
         (["--out", "o", "--crops", "c"], "--bundle B is missing"),
         (["--check", "f", "--out", "o"], "--out is for writing a file"),

@@ -397,6 +397,7 @@ def _histogram(face: np.ndarray) -> np.ndarray:
     return np.concatenate([np.bincount(cells, minlength=64), *marginal]) / 12544
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore::sklearn.exceptions.ConvergenceWarning")
 @pytest.mark.parametrize("features", [_histogram, _statistics])
 def test_colours_and_statistics_do_not_tell_the_class(features):

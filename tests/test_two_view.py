@@ -95,7 +95,7 @@ def test_the_recognizer_runs_both_encoders_and_the_fusion(saved):
         np.testing.assert_allclose(found[name], values, atol=3e-5)
     inputs = recognizer.prepare(faces)
     np.testing.assert_array_equal(recognizer.logits_normalized(inputs), recognizer.logits(faces))
-    table = recognizer.predict(faces)
+    table = recognizer.predict(faces, crops=True)
     np.testing.assert_array_equal(table.raw, softmax(recognizer.logits(faces)))
     assert table.classes == label_space("expw").classes
     assert len(set(table.label.tolist())) > 1  # the model does look at the faces
@@ -105,6 +105,7 @@ def test_the_recognizer_runs_both_encoders_and_the_fusion(saved):
     assert shapes == {name: (0, values.shape[1]) for name, values in features.items()}
 
 
+@pytest.mark.slow
 def test_the_pure_function_has_gradients_of_all_three_models():
     bundle = tiny_two_view_bundle("token")
     faces = noise_faces(2)

@@ -12,7 +12,7 @@ from fer_jax.cli.main import main
 from fer_jax.errors import FerJaxError, UsageError
 from fer_jax.evaluate.filters import NONE, Filter, filters, parse_filter
 from fer_jax.evaluate.frames import Timeline
-from fer_jax.evaluate.smooth_table import Span, TableFilter, smooth_table
+from fer_jax.evaluate.smooth_table import smooth_table
 from fer_jax.evaluate.window_search import (
     search_document,
     search_text,
@@ -22,6 +22,7 @@ from fer_jax.evaluate.window_search import (
 from fer_jax.labels import label_space
 from fer_jax.ops.smoothing import smooth_probabilities
 from fer_jax.predict.table import PredictionTable, read_csv
+from fer_jax.predict.time_filter import Span, TableFilter
 
 CLASSES = label_space("affwild2_expr").classes
 WINDOWS = (5, 15, 61)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from fer_jax.errors import FerJaxError, UsageError
 
 if TYPE_CHECKING:
-    from fer_jax.evaluate.smooth_table import Span
+    from fer_jax.predict.time_filter import Span
 
 _DESCRIPTION = """\
 Smooths predictions over the frames of each video.
@@ -131,7 +131,7 @@ def _try(options: argparse.Namespace, wished: Iterable[tuple[str, int]]) -> None
 
 
 def _span(name: str, text: str) -> "Span":
-    from fer_jax.evaluate.smooth_table import Span
+    from fer_jax.predict.time_filter import Span
 
     seconds = text.endswith("s")
     try:
@@ -146,8 +146,9 @@ def _span(name: str, text: str) -> "Span":
 def _apply(options: argparse.Namespace) -> int:
     from tqdm import tqdm
 
-    from fer_jax.evaluate.smooth_table import TableFilter, smooth_table
+    from fer_jax.evaluate.smooth_table import smooth_table
     from fer_jax.predict.table import read_csv
+    from fer_jax.predict.time_filter import TableFilter
 
     filter_ = TableFilter(
         kernel=options.kernel,

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from fer_jax.errors import UsageError
+from fer_jax.errors import FerJaxError, UsageError
 
 if TYPE_CHECKING:
     from fer_jax.data.affwild2_files import Sample
@@ -21,6 +21,9 @@ Writes what the ABAW challenge takes: a class number for each frame that its sam
   fer-jax submit --bundle B --crops cropped_aligned --sample S.txt --out DIR
       runs the bundle over the organisers' crops of the sample's videos; of folders beside, such as
       cropped_aligned_new_50_vids, those videos that the named one does not have
+  fer-jax submit --bundle B --videos ROOT --sample S.txt --out DIR
+      finds the faces of the sample's videos itself; the two people of a video (_left, _right) are
+      told apart by where they are; submission.json says who was found in how many frames
   fer-jax submit --table T [T ...] --sample S.txt --out DIR
       takes predictions of single frames (raw_ columns) instead, such as DIR/predictions.csv
   fer-jax submit --check FILE --sample S.txt
@@ -39,7 +42,7 @@ Frames are smoothed as the bundle says (`fer-jax smooth --search --bundle B` sto
 or as --smooth says. --check exits with 1 where something is wrong.
 """
 _WRITING = (
-    "bundle", "crops", "table", "out", "smooth", "fill", "allow-missing", "allow-empty",
+    "bundle", "crops", "videos", "table", "out", "smooth", "fill", "allow-missing", "allow-empty",
     "any-crops", "batch-size", "overwrite",
 )  # fmt: skip
 
@@ -54,6 +57,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--sample", metavar="S.txt", required=True, help="the organisers' sample of a submission")
     add("--bundle", metavar="B", help="folder of the bundle; with --table only for its smoothing")
     add("--crops", metavar="DIR", help="the organisers' crops, a folder for each video")
+    add("--videos", metavar="ROOT", help="a folder of videos, instead of --crops")
     add("--table", metavar="T", nargs="+", help="predictions of frames, instead of --crops")
     add("--check", metavar="FILE", help="a file to check, instead of writing one")
     add("--out", metavar="DIR", help="folder to write")
@@ -105,13 +109,16 @@ def _check_usage(arguments: argparse.Namespace) -> None:
         return
     if not arguments.out:
         raise UsageError("--out DIR is missing, or --check FILE; see --help")
-    if bool(arguments.crops) == bool(arguments.table):
-        raise UsageError("name --crops DIR with --bundle B, or --table T; one of the two")
+    if sum(map(bool, (arguments.crops, arguments.videos, arguments.table))) != 1:
+        raise UsageError(
+            "name --crops DIR or --videos ROOT with --bundle B, or --table T; one of them"
+        )
     for name in ("any-crops", "batch-size") if arguments.table else ():
         if getattr(arguments, name.replace("-", "_")):
             raise UsageError(f"--{name} goes with --crops; leave it out beside --table")
-    if arguments.crops and not arguments.bundle:
-        raise UsageError("--bundle B is missing, which is to be run on --crops")
+    if not (arguments.table or arguments.bundle):
+        way = "--crops" if arguments.crops else "--videos"
+        raise UsageError(f"--bundle B is missing, which is to be run on {way}")
 
 
 def _check(arguments: argparse.Namespace) -> int:
@@ -152,7 +159,8 @@ def _submit(arguments: argparse.Namespace) -> int:
     if arguments.table:
         found, about = _read(arguments)
     else:
-        found, about, finished = _run(arguments, sample)
+        run = _run if arguments.crops else _run_videos
+        found, about, finished = run(arguments, sample)
     made = make_submission(
         sample,
         official_classes(found.classes, arguments.allow_missing),
@@ -244,6 +252,39 @@ def _run(
         **bundle_fields(recognizer),
     }
     return FrameProbabilities(recognizer.classes, *columns, notes), about, finished
+
+
+def _run_videos(
+    arguments: argparse.Namespace, sample: "Sample"
+) -> tuple["FrameProbabilities", dict[str, Any], "FinishedVideos"]:
+    """The same of whole videos, whose people are found here."""
+    from fer_jax.evaluate.frame_probabilities import FrameProbabilities
+    from fer_jax.predict.about import bundle_fields
+    from fer_jax.predict.finished import FinishedVideos
+    from fer_jax.predict.frame_faces import FaceSearch, wanted_alignment
+    from fer_jax.predict.people import find_people, predict_people
+    from fer_jax.predict.recognizer import load
+    from fer_jax.predict.submission import official_classes
+
+    people = find_people(arguments.videos, sample, arguments.allow_empty)
+    recognizer = load(arguments.bundle, batch_size=arguments.batch_size)
+    official_classes(recognizer.classes, arguments.allow_missing)  # before hours of work
+    if (note := wanted_alignment(recognizer.bundle).note) and not arguments.any_crops:
+        raise FerJaxError(f"{arguments.bundle}: {note}; pass --any-crops to go on")
+    out = Path(os.path.abspath(arguments.out))
+    finished = FinishedVideos(out.with_name(f"{out.name}.partial"), recognizer)
+    search = FaceSearch()
+    columns, lines = predict_people(
+        recognizer, people, search, on_problem=_tell, finished=finished, progress=True
+    )
+    for line in lines:
+        _tell(line)
+    about = {
+        "videos": {"path": arguments.videos, "search": dataclasses.asdict(search)},
+        "people": lines,
+        **bundle_fields(recognizer),
+    }
+    return FrameProbabilities(recognizer.classes, *columns, ()), about, finished
 
 
 def _tell(line: str) -> None:

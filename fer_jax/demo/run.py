@@ -166,8 +166,8 @@ def run_demo(
     chosen = _some_faces(Path(faces), seed)
     teller.command(
         "Name the expressions of some of them",
-        ["predict", *map(str, chosen), "--bundle", bundle, "--out", table],
-        shown=f"predict {chosen[0]} ... --bundle {bundle} --out {table}",
+        ["predict", *map(str, chosen), "--crops", "--bundle", bundle, "--out", table],
+        shown=f"predict {chosen[0]} ... --crops --bundle {bundle} --out {table}",
     )
     from fer_jax.demo.report import write_report
 

@@ -9,46 +9,8 @@ from jaxtyping import Bool, Float, Int
 
 from fer_jax.bundle import read_document
 from fer_jax.errors import FerJaxError
-from fer_jax.ops.calibration import (
-    apply_calibration,
-    expected_calibration_error,
-    fit_calibration,
-)
-
-_FLOOR = 1e-7  # of a probability, so that its logarithm is a number
-
-
-def log_probabilities(probabilities: Float[np.ndarray, "rows class"]) -> np.ndarray:
-    """What a calibration scales: logarithms, of nothing below 1e-7.
-
-    Args:
-        probabilities: rows that add up to 1.
-
-    Returns:
-        float32 of the same shape.
-    """
-    return np.log(np.maximum(probabilities, _FLOOR)).astype(np.float32)
-
-
-def calibrated(
-    probabilities: Float[np.ndarray, "rows class"], calibration: dict[str, Any]
-) -> Float[np.ndarray, "rows class"]:
-    """Probabilities under the calibration that a bundle holds.
-
-    Args:
-        probabilities: of single frames or smoothed, as `calibration["refers_to"]` says.
-        calibration: the field of a bundle.
-
-    Returns:
-        Calibrated probabilities, float64.
-    """
-    parameters = {name: np.asarray(calibration[name]) for name in _NUMBERS[calibration["kind"]]}
-    logits = np.asarray(apply_calibration(log_probabilities(probabilities), parameters), np.float64)
-    odds = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return odds / odds.sum(axis=1, keepdims=True)
-
-
-_NUMBERS = {"temperature": ("temperature",), "vector": ("scale", "offset")}
+from fer_jax.ops.calibration import expected_calibration_error, fit_calibration
+from fer_jax.predict.confidence import calibrated, log_probabilities
 
 
 def calibrate(
@@ -62,7 +24,7 @@ def calibrate(
 ) -> dict[str, Any]:
     """Fits a calibration, and measures it on groups that it was not fitted on.
 
-    A bundle keeps what was fitted; no command applies it by itself, `calibrated` does.
+    A bundle keeps what was fitted; `fer-jax predict` applies it.
 
     Args:
         kind: one of `ops.calibration.CALIBRATIONS`.

@@ -8,37 +8,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-INK, QUIET, LINE = "#1b2430", "#6b7684", "#e4e7eb"
+from fer_jax.colours import GROUND, INK, LINE, QUIET, rgb
+
 MAIN, SINGLE = "#1f5f8b", "#e0a458"
-_GROUND = "#eef0f2"
-# Far apart in hue or lightness, neighbours in the label order most of all.
-_COLOURS = {
-    "neutral": "#aab4be",
-    "anger": "#c0392b",
-    "disgust": "#6b8e23",
-    "fear": "#6a3d9a",
-    "happiness": "#f2b91f",
-    "sadness": "#2b6cb0",
-    "surprise": "#17b0a7",
-    "other": "#4a4f57",
-    "contempt": "#b56a9e",
-}
-_MORE = ("#8c564b", "#7fb1d2", "#d98880", "#145a32", "#f5b7b1", "#5d6d7e")
 _STRIP_WIDTH = 900  # pixels; a longer video shows every n-th frame
 _SVG = 'font-family="system-ui, sans-serif"'
-
-
-def colours_of(classes: Sequence[str]) -> list[str]:
-    """A colour for each class; the expressions keep theirs whatever the label space.
-
-    Args:
-        classes: display names.
-
-    Returns:
-        Hexadecimal colours.
-    """
-    more = iter(_MORE * (1 + len(classes) // len(_MORE)))
-    return [_COLOURS.get(name.lower()) or next(more) for name in classes]
 
 
 def f1_drawing(results: Sequence[tuple[str, str, list[dict[str, Any]]]]) -> str:
@@ -140,7 +114,7 @@ def strip_picture(rows: Sequence[np.ndarray], colours: Sequence[str]) -> str:
     Returns:
         The address of a PNG that holds itself.
     """
-    palette = np.array([_rgb(colour) for colour in (*colours, _GROUND)], np.uint8)
+    palette = np.array([rgb(colour) for colour in (*colours, GROUND)], np.uint8)
     frames = len(rows[0])
     shown = np.arange(min(frames, _STRIP_WIDTH)) * frames // min(frames, _STRIP_WIDTH)
     white = np.full((1, len(shown), 3), 255, np.uint8)
@@ -152,10 +126,6 @@ def strip_picture(rows: Sequence[np.ndarray], colours: Sequence[str]) -> str:
 def data_address(png: bytes | np.ndarray) -> str:
     """The address of a picture that holds itself."""
     return "data:image/png;base64," + base64.b64encode(bytes(png)).decode()
-
-
-def _rgb(colour: str) -> tuple[int, ...]:
-    return tuple(bytes.fromhex(colour.removeprefix("#")))
 
 
 def _svg(

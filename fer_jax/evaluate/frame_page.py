@@ -8,13 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from fer_jax.colours import GROUND, INK, LINE, QUIET, colours_of
 from fer_jax.evaluate.frame_drawings import (
-    INK,
-    LINE,
     MAIN,
-    QUIET,
     SINGLE,
-    colours_of,
     data_address,
     f1_drawing,
     reliability_drawing,
@@ -206,7 +203,7 @@ def _strips(metrics: dict[str, Any], joined: Timeline, ways: Sequence[Predicted]
             f'<span class="faint">{percent(one["accuracy"])} right of {one["frames"]:,}</span></p>'
             f'<img alt="" src="{picture}"></div>'
         )
-    keys = _keys([*zip(joined.classes, colours, strict=True), ("none", "#eef0f2")])
+    keys = _keys([*zip(joined.classes, colours, strict=True), ("none", GROUND)])
     return (
         f'<p style="margin-top:22px" class="small faint">From the first frame to the last; from '
         f"above: {html.escape(', '.join(lines))}.</p>{keys}{''.join(strips)}"

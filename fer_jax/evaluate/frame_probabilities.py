@@ -11,11 +11,11 @@ from jaxtyping import Float32, Int64
 from fer_jax.data.affwild2_files import LABELS, frame_number
 from fer_jax.data.images import EXTENSIONS
 from fer_jax.errors import FerJaxError
+from fer_jax.faces.videos import VIDEO_EXTENSIONS
 from fer_jax.labels import LabelSpace
 from fer_jax.predict.table import open_csv, read_csv
 
 _LOCATION = "image_location"
-_VIDEOS = (".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv")
 _SUM_TOLERANCE = 1e-3  # of files that round to three digits
 
 
@@ -226,7 +226,7 @@ def frame_of_image(name: str) -> tuple[str, int] | None:
 def _video_name(name: str) -> str:
     """The file's name without its extension, and whole where it has none: `a.x` is not `a`."""
     path = PurePath(name)
-    return path.stem if path.suffix.lower() in (*_VIDEOS, *EXTENSIONS) else path.name
+    return path.stem if path.suffix.lower() in (*VIDEO_EXTENSIONS, *EXTENSIONS) else path.name
 
 
 def _check_once(

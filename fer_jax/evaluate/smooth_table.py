@@ -7,58 +7,20 @@ import numpy as np
 
 from fer_jax.errors import FerJaxError
 from fer_jax.evaluate.frame_probabilities import frame_of_image
-from fer_jax.ops.smoothing import frames_of, smooth_probabilities
+from fer_jax.ops.smoothing import smooth_probabilities
 from fer_jax.predict.every_frame import MOST_FRAMES
 from fer_jax.predict.table import FILLS, PredictionTable
+from fer_jax.predict.time_filter import TableFilter
 
-
-@dataclasses.dataclass(frozen=True)
-class Span:
-    """A length of time.
-
-    Attributes:
-        number: of frames or of seconds.
-        seconds: which of the two.
-    """
-
-    number: float
-    seconds: bool = False
-
-    def window(self, rate: float) -> int:
-        """As frames of a window; of seconds the nearest odd number of them."""
-        return frames_of(self.number, rate) if self.seconds else int(self.number)
-
-    def stride(self, rate: float) -> int:
-        """As frames from one evaluation to the next, at least 1."""
-        return max(1, round(self.number * rate)) if self.seconds else int(self.number)
-
-
-@dataclasses.dataclass(frozen=True)
-class TableFilter:
-    """What `smooth_table` does.
-
-    Attributes:
-        kernel: as for `ops.smoothing.smooth`, as are `lookahead` and `width` (frames).
-        window: how far it reaches.
-        stride: how often it is evaluated.
-        lookahead: frames; None centres the window.
-        width: frames; None is a third of the reach.
-        fill: how frames without a face get a row; see `ops.gaps.fill_gaps`.
-    """
-
-    kernel: str = "box"
-    window: Span = Span(1)
-    stride: Span = Span(1)
-    lookahead: int | None = None
-    width: float | None = None
-    fill: str = "hold"
+_SHORTEST = 512  # rows
 
 
 def smooth_table(table: PredictionTable, filter_: TableFilter) -> PredictionTable:
     """Replaces the `prob_` columns by the smoothed `raw_` ones, and fills.
 
     Every face of a video is smoothed by itself, over all frames from its first to its last one;
-    those in which it was not found have weight 0. In a video with one face the rows of frames
+    those in which it was not found have weight 0; strides are counted from the video's first frame.
+    In a video with one face the rows of frames
     without it are filled from it; where there are several, nobody knows whose they would be, and
     they stay empty. Rows about images `<video>/00001.jpg` are frames of that video.
 
@@ -75,10 +37,16 @@ def smooth_table(table: PredictionTable, filter_: TableFilter) -> PredictionTabl
     """
     video, frame = _places(table)
     tracks = _tracks(table, video, frame)
+    begins = _first_frames(video, frame)
     prob = np.full_like(table.raw, np.nan)
     fill = np.full(len(table), "none", object)
     for (window, stride), group in _by_size(table, tracks, frame, filter_).items():
-        lengths = [frame[rows].max() - frame[rows].min() + 1 for rows in group]
+        firsts = [
+            _on_stride(int(frame[rows].min()), int(begins[rows[0]]), stride) for rows in group
+        ]
+        lengths = [
+            int(frame[rows].max()) - first + 1 for rows, first in zip(group, firsts, strict=True)
+        ]
         if sum(lengths) > MOST_FRAMES:
             longest = group[int(np.argmax(lengths))]
             row = longest[frame[longest].argmax()]
@@ -89,19 +57,21 @@ def smooth_table(table: PredictionTable, filter_: TableFilter) -> PredictionTabl
         starts = np.cumsum(lengths) - lengths
         places = np.concatenate(
             [
-                start + frame[rows] - frame[rows].min()
-                for start, rows in zip(starts, group, strict=True)
+                start + frame[rows] - first
+                for start, rows, first in zip(starts, group, firsts, strict=True)
             ]
         )
         rows = np.concatenate(group)
-        values = np.zeros((sum(lengths), len(table.classes)), np.float32)
+        # Padded with another video, so that tables of like sizes share a program.
+        padding = _rounded(sum(lengths)) - sum(lengths)
+        values = np.zeros((sum(lengths) + padding, len(table.classes)), np.float32)
         values[places] = np.nan_to_num(table.raw[rows])
         weights = np.zeros(len(values), np.float32)
         weights[places] = _has_face(table)[rows]
         found, how = smooth_probabilities(
             values,
             weights,
-            segments=np.repeat(np.arange(len(group), dtype=np.int32), lengths),
+            segments=np.repeat(np.arange(len(group) + 1, dtype=np.int32), [*lengths, padding]),
             fill=filter_.fill,
             kernel=filter_.kernel,
             window=window,
@@ -115,6 +85,25 @@ def smooth_table(table: PredictionTable, filter_: TableFilter) -> PredictionTabl
     columns |= {"prob": prob, "fill": fill}
     classes, _, _ = (columns.pop(name) for name in ("classes", "label", "confidence"))
     return PredictionTable.from_probabilities(classes, **columns)
+
+
+def _rounded(length: int) -> int:
+    """The next of the lengths 4, 5, 6 or 7 times a power of two."""
+    unit = 1 << max(0, length.bit_length() - 3)
+    return max(_SHORTEST, -(-length // unit) * unit)
+
+
+def _first_frames(video: np.ndarray, frame: np.ndarray) -> np.ndarray:
+    """The first frame of each row's video."""
+    _, number = np.unique(video.astype(str), return_inverse=True)
+    first = np.full(number.max(initial=-1) + 1, np.iinfo(np.int64).max)
+    np.minimum.at(first, number, frame)
+    return first[number]
+
+
+def _on_stride(frame: int, begin: int, stride: int) -> int:
+    """The last frame up to this one at which a filter is evaluated."""
+    return begin + (frame - begin) // stride * stride
 
 
 def _has_face(table: PredictionTable) -> np.ndarray:

@@ -22,6 +22,11 @@ from fer_jax.faces.containers import is_avi, missing_bytes
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
+VIDEO_EXTENSIONS = (
+    ".mp4", ".avi", ".mov", ".mkv", ".webm", ".m4v", ".mpg", ".mpeg", ".wmv", ".flv", ".gif",
+    ".3gp", ".ts", ".mts",
+)  # fmt: skip
+
 _MOST_PIXELS = 2**28
 _SANE_FPS = (1.0, 1000.0)
 _USUAL_FPS = 25.0

@@ -30,7 +30,8 @@ class Stream(NamedTuple):
     """Pure functions, to be jitted, vmapped over videos, scanned over frames.
 
     Attributes:
-        init: `classes -> state`, before the first frame of a video.
+        init: `(classes, before = 0) -> state`, before the first frame of a video, or after so many
+            frames of it that were not seen: as if each had come with weight 0.
         step: `(state, row [C], weight = 1) -> (state, row [C], frame)`: takes a frame, gives the
             smoothed row of the one that came `lookahead` frames before it, and its number from
             0; -1 as long as there is none.
@@ -38,7 +39,7 @@ class Stream(NamedTuple):
             that were waited for; -1 for one that never came.
     """
 
-    init: Callable[[int], State]
+    init: Callable[..., State]
     step: Callable[..., tuple[State, Array, Array]]
     flush: Callable[[State], tuple[Array, Array]]
 
@@ -85,12 +86,15 @@ def smoothing_stream(
     if stride < 1:
         raise FerJaxError(f"{stride=} must be at least 1; 1 evaluates every frame")
 
-    def init(classes: int) -> State:
+    def init(classes: int, before: int | Int32[_Array, ""] = 0) -> State:
+        before = jnp.asarray(before, jnp.int32)
         return {
             "rows": jnp.zeros((window, classes), dtype),
             "weights": jnp.zeros(window, dtype),
-            "video": jnp.full(window, _NOBODY, jnp.int32),
-            "frames": jnp.zeros((), jnp.int32),
+            "video": jnp.where(
+                jnp.arange(window) < window - before, jnp.int32(_NOBODY), jnp.int32(_VIDEO)
+            ),
+            "frames": before,
             "held": jnp.zeros(classes, dtype),
         }
 

@@ -146,7 +146,7 @@ def _predict_video(
             else:  # a link to nowhere, or removed since it was listed
                 told(f"{path}: is no file; no expression is named for it, replace or remove it")
         if there:
-            table = recognizer.predict([path for _, path in there], on_problem=told)
+            table = recognizer.predict([path for _, path in there], crops=True, on_problem=told)
             seen = table.status == "ok"
             numbers.append(np.asarray([number for number, _ in there], np.int32)[seen])
             parts.append(table.raw[seen])

@@ -37,8 +37,8 @@ class VideoPredictions:
 class FinishedVideos:
     """A folder with a file for each finished video, so that a run that was killed goes on.
 
-    A file counts for the same bundle, computed in the same way, on the same crops: their names,
-    sizes and times.
+    A file counts for the same bundle, computed in the same way, on the same crops or videos:
+    their names, sizes and times.
     """
 
     def __init__(self, folder: Path, recognizer: Recognizer):
@@ -54,10 +54,15 @@ class FinishedVideos:
 
     def path(self, frames: Frames) -> Path:
         """Where the predictions of a video's crops are, or will be."""
+        folder = os.fsencode(os.path.abspath(frames.folder))
+        return self.path_of(
+            folder + frames.numbers.tobytes() + folder_state(frames.folder).encode()
+        )
+
+    def path_of(self, state: bytes) -> Path:
+        """Where the predictions of something are, or will be; `state` changes as it does."""
         digest = hashlib.sha256(self._made_by.encode("utf-8", "surrogateescape"))
-        digest.update(os.fsencode(os.path.abspath(frames.folder)))
-        digest.update(frames.numbers.tobytes())
-        digest.update(folder_state(frames.folder).encode())
+        digest.update(state)
         return self._folder / f"{_PREFIX}{digest.hexdigest()}.npz"
 
     def read(self, path: Path) -> VideoPredictions | None:

@@ -1,17 +1,16 @@
 """Names expressions: a bundle that is loaded, checked and ready to be run on faces."""
 
+import collections
 import dataclasses
 import os
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Float32, UInt8
-from tqdm import tqdm
 
 from fer_jax.bundle import Bundle, bundle_function, load_bundle
 from fer_jax.bundle_schema import encoder_bundle
@@ -21,8 +20,12 @@ from fer_jax.models.vit import ViTConfig
 from fer_jax.ops.normalize import normalize
 from fer_jax.ops.resize import resize_host
 from fer_jax.ops.views import cut_view
-from fer_jax.predict.images import ImageBatches, Source, checked_faces, find_images
-from fer_jax.predict.table import PredictionTable
+from fer_jax.predict.sources import Source, checked_faces
+from fer_jax.predict.time_filter import TableFilter, parse_filter, stored_filter
+
+if TYPE_CHECKING:
+    from fer_jax.predict.reading import Reading
+    from fer_jax.predict.table import PredictionTable
 
 
 def load(
@@ -196,35 +199,104 @@ class Recognizer:
         self,
         source: Source,
         *,
+        crops: bool = False,
+        every: int = 1,
+        search_every: int = 5,
+        keep: str = "all",
+        smooth: str | TableFilter | None = None,
+        fill: str | None = None,
+        abstain: float = 0.0,
+        fps: float = 25.0,
         on_problem: Callable[[str], None] | None = None,
         progress: bool = False,
-    ) -> PredictionTable:
-        """Names the expression of faces.
+    ) -> "PredictionTable":
+        """Names the expression of every face in pictures and videos.
 
         Args:
-            source: an image, a folder (all images in it, sorted), a list of either, or an array:
-                one face (height, width, 3) or several, uint8 RGB. A whole image is taken as the
-                face, and should be aligned as the faces that the model was trained on.
-            on_problem: called with one line for each file that is no image; warns if not given.
+            source: a picture or a video file, a folder of them, a list of either; an array, uint8
+                RGB `[height, width, 3]` or `[n, height, width, 3]`; the number of a camera; an
+                iterator of frames: arrays, or pairs (seconds, array).
+            crops: each picture is a face already cut out, aligned as the model was trained.
+            every: of a video, one frame in so many is looked at; the others take over from it.
+            search_every: of those, one in so many is searched; in those between faces are followed.
+            keep: `all` faces or the `largest`.
+            smooth: over time: `none`, `box:101` (frames), `median:2s`; None is the bundle's own.
+            fill: how frames without a face get a row: `hold`, `nearest`, `linear`, `prior`; None is
+                the bundle's own, else `hold`.
+            abstain: rows with a confidence below it have no label.
+            fps: frames a second, of arrays that have no times.
+            on_problem: called with one line for each thing that went wrong; warns if not given.
             progress: show a bar if there is a terminal.
 
         Returns:
-            One row for each image, in order; a file that is no image has the status `no_face`.
+            One row for each face, by frame; a frame without one has one row. Confidence is
+            calibrated where the bundle has a calibration for rows of this kind.
 
         Raises:
-            FerJaxError: the bundle has no labels, a file is missing, or there is no image at all.
+            FerJaxError: the bundle has no labels, a path is missing, or nothing could be read.
         """
-        self.require_labels()
-        report = on_problem if on_problem is not None else _warn
-        images = find_images(source)
-        with tqdm(images, unit="face", disable=None if progress else True) as bar:
-            batches = ImageBatches(bar, self.prepare, self.batch_size, report)
-            logits, _ = self._run(batches)
-        rows = batches.rows
-        raw = np.full((len(rows), len(self.classes)), np.nan, np.float32)
-        raw[[row["status"] == "ok" for row in rows]] = softmax(logits)
-        columns = {name: [row[name] for row in rows] for name in rows[0]}
-        return PredictionTable.from_probabilities(self.classes, raw=raw, **columns)
+        from fer_jax.predict.predicting import predict
+
+        reading = self._reading(every, search_every, keep, smooth, fill, abstain)
+        options = {"crops": crops, "fps": fps, "on_problem": on_problem, "progress": progress}
+        return predict(self, source, reading, **options)
+
+    def live(
+        self,
+        source: Source,
+        *,
+        search_every: int = 5,
+        keep: str = "all",
+        smooth: str | TableFilter | None = None,
+        abstain: float = 0.0,
+        fps: float = 25.0,
+    ) -> "Iterator[PredictionTable]":
+        """Names the expression of faces as frames come, a fixed number of frames late.
+
+        The delay is what the smoothing looks ahead: half a centred window. The rows are those that
+        the whole video gives with `fill="hold"`, but for frames before anybody was seen, which stay
+        empty, and for frames without a face, which take the row of the only face seen until then.
+
+        Args:
+            source: the number of a camera, a video file, or an iterator of frames.
+            search_every: as for `predict`.
+            keep: as for `predict`.
+            smooth: as for `predict`; windows are of frames.
+            abstain: as for `predict`.
+            fps: as for `predict`.
+
+        Yields:
+            The rows of one frame after the other.
+
+        Raises:
+            FerJaxError: the bundle has no labels, or the source gives no frame.
+        """
+        from fer_jax.predict.live import live
+        from fer_jax.predict.predicting import live_frames
+
+        reading = self._reading(1, search_every, keep, smooth, "hold", abstain)
+        reading = dataclasses.replace(reading, causal=True)
+        yield from live(self, live_frames(source, fps), str(source), reading)
+
+    def _reading(
+        self,
+        every: int,
+        search_every: int,
+        keep: str,
+        smooth: str | TableFilter | None,
+        fill: str | None,
+        abstain: float,
+    ) -> "Reading":
+        from fer_jax.predict.frame_faces import FaceSearch
+        from fer_jax.predict.reading import Reading
+
+        filter_ = stored_filter(self.bundle.smoothing) if smooth is None else smooth
+        if isinstance(filter_, str):
+            filter_ = parse_filter(filter_)
+        if fill is not None:
+            filter_ = dataclasses.replace(filter_, fill=fill)
+        search = FaceSearch(every=every, search_every=search_every, keep=keep)
+        return Reading(search, filter_, abstain)
 
     def prepare(
         self, faces: Iterable[UInt8[np.ndarray, "_ _ 3"]]
@@ -250,21 +322,34 @@ class Recognizer:
         for start in range(0, len(values), self.batch_size):
             yield values[start : start + self.batch_size]
 
-    def _run(
-        self, batches: Iterable[Mapping[str, np.ndarray]]
-    ) -> tuple[Any, dict[str, Float32[np.ndarray, "b width"]]]:
-        """Runs batches of up to `batch_size`; prepares the next while one is computed."""
-        done, running = [], None
+    def stream(
+        self, batches: Iterable[Mapping[str, Float[np.ndarray, "b size size 3"]]], *, ahead: int = 1
+    ) -> Iterator[tuple[Any, dict[str, Float32[np.ndarray, "b width"]]]]:
+        """Runs batches as they come; the next one is taken while one is computed.
+
+        Args:
+            batches: as of `prepare`, of up to `batch_size` faces.
+            ahead: how many are taken before the result of one is waited for.
+
+        Yields:
+            Logits (None where the bundle has no labels) and pooled features of each.
+        """
+        running: collections.deque = collections.deque()
         for inputs in batches:
             number = len(next(iter(inputs.values())))
             padding = ((0, self.batch_size - number), (0, 0), (0, 0), (0, 0))
             padded = {name: np.pad(values, padding) for name, values in inputs.items()}
-            outputs = self._function(self._params, padded)
-            if running is not None:
-                done.append(_fetch(*running))
-            running = (outputs, number)
-        if running is not None:
-            done.append(_fetch(*running))
+            running.append((self._function(self._params, padded), number))
+            if len(running) > ahead:
+                yield _fetch(*running.popleft())
+        while running:
+            yield _fetch(*running.popleft())
+
+    def _run(
+        self, batches: Iterable[Mapping[str, np.ndarray]]
+    ) -> tuple[Any, dict[str, Float32[np.ndarray, "b width"]]]:
+        """All of `stream` in one piece."""
+        done = list(self.stream(batches))
         features = {
             name: np.concatenate([np.zeros((0, width), np.float32), *(f[name] for _, f in done)])
             for name, width in self._widths.items()
@@ -303,7 +388,3 @@ def _fetch(
     logits, features = outputs
     here = {name: np.asarray(values)[:number] for name, values in features.items()}
     return (None if logits is None else np.asarray(logits)[:number]), here
-
-
-def _warn(problem: str) -> None:
-    warnings.warn(problem, stacklevel=2)

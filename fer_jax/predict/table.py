@@ -5,9 +5,9 @@ import csv
 import dataclasses
 import importlib.util
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import IO, TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,6 +26,7 @@ _CSV = {"newline": "", "encoding": "utf-8", "errors": "surrogateescape"}
 
 Column = np.ndarray | Sequence[Any]
 
+_ROWS = 8192  # turned to text at once
 _FIRST = ("video", "frame", "time_s", "face_id", "box_x", "box_y", "box_w", "box_h", "status")
 _LAST = ("label", "confidence")
 
@@ -134,6 +135,11 @@ class PredictionTable:
     def __len__(self) -> int:
         return len(self.video)
 
+    def __getitem__(self, rows: slice | np.ndarray) -> "PredictionTable":
+        """Some of the rows, by a slice, a mask or their numbers."""
+        names = [field.name for field in dataclasses.fields(self) if field.name != "classes"]
+        return dataclasses.replace(self, **{name: getattr(self, name)[rows] for name in names})
+
     @property
     def labels(self) -> np.ndarray:
         """The predicted classes by name, empty where there is none."""
@@ -161,11 +167,24 @@ class PredictionTable:
             more: columns to write after the table's own, their names beginning with `drop_`:
                 `read_csv` passes over them.
         """
+        more = dict(more or {})
+        with atomic_file(path) as partial, open_table(partial) as file:
+            file.write(csv_header((*self.columns, *more)))
+            for start in range(0, len(self), _ROWS):
+                rows = slice(start, start + _ROWS)
+                file.write(
+                    self[rows].csv_rows({name: values[rows] for name, values in more.items()})
+                )
+
+    def csv_rows(self, more: Mapping[str, np.ndarray] | None = None) -> str:
+        """The rows as they stand in a CSV file, each with its end of line.
+
+        Args:
+            more: as of `to_csv`.
+        """
         columns = self.to_dict() | dict(more or {})
         texts = [_texts(column) for column in columns.values()]
-        with atomic_file(path) as partial, open(partial, "w", **_CSV) as file:
-            for row in (map(_quoted, columns), *zip(*texts, strict=True)):
-                file.write(",".join(row) + "\n")
+        return "".join(",".join(row) + "\n" for row in zip(*texts, strict=True))
 
     def to_pandas(self) -> "pandas.DataFrame":
         """The table as a DataFrame.
@@ -187,6 +206,16 @@ class PredictionTable:
         # hold file names that are no UTF-8.
         columns = self.to_dict().items()
         return pandas.DataFrame({k: pandas.Series(v, dtype=v.dtype) for k, v in columns})
+
+
+def open_table(path: str | os.PathLike[str]) -> IO[str]:
+    """Opens a file to write rows into; names of files that are no text pass as they are."""
+    return open(path, "w", **_CSV)
+
+
+def csv_header(columns: Iterable[str]) -> str:
+    """The first line of a CSV file."""
+    return ",".join(map(_quoted, columns)) + "\n"
 
 
 @contextlib.contextmanager
@@ -270,6 +299,13 @@ def read_csv(path: str | os.PathLike[str]) -> PredictionTable:
         label=np.asarray(label, np.int32),
         confidence=column.numbers("confidence", np.float32),
     )
+
+
+def concatenated(tables: Sequence[PredictionTable]) -> PredictionTable:
+    """Tables of the same classes, one after the other; at least one."""
+    names = [field.name for field in dataclasses.fields(PredictionTable) if field.name != "classes"]
+    columns = {name: np.concatenate([getattr(table, name) for table in tables]) for name in names}
+    return PredictionTable(classes=tables[0].classes, **columns)
 
 
 class _Column:

@@ -1,0 +1,168 @@
+"""Many videos into one folder: a table each, resumable, none that fails stops the others."""
+
+import dataclasses
+import hashlib
+import itertools
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from fer_jax.atomic import atomic_file
+from fer_jax.data.units import file_state
+from fer_jax.errors import FerJaxError, UsageError
+from fer_jax.faces.videos import VideoReader, read_video
+from fer_jax.predict.about import bundle_fields
+from fer_jax.predict.reading import Reading
+from fer_jax.predict.recognizer import Recognizer
+from fer_jax.predict.video import INTERRUPTED, Progress, predict_video, scored_rows
+from fer_jax.predict.writing import TableFile
+
+_TRIED = 48  # frames that the estimate is made from
+
+
+@dataclasses.dataclass(frozen=True)
+class Job:
+    """A video and its table.
+
+    Attributes:
+        video: the file.
+        table: where its rows are written; beside it stands a .json file that says how.
+    """
+
+    video: Path
+    table: Path
+
+    @property
+    def document(self) -> Path:
+        """What says how the table was made; a table without one is not finished."""
+        return self.table.with_suffix(".json")
+
+
+def jobs_of(videos: Sequence[Path], out: Path, extension: str = ".csv") -> list[Job]:
+    """A table for each video, named as it is.
+
+    Args:
+        videos: files.
+        out: the folder of the tables.
+        extension: of the tables.
+
+    Raises:
+        UsageError: two videos of one name.
+    """
+    jobs: dict[Path, Job] = {}
+    for video in videos:
+        table = out / f"{video.stem}{extension}"
+        if table in jobs:
+            raise UsageError(
+                f"{video} and {jobs[table].video} would both be written to {table}; name them in "
+                "two runs, with a folder each"
+            )
+        jobs[table] = Job(video, table)
+    return list(jobs.values())
+
+
+class Labeller:
+    """Makes the tables of videos with one bundle, in one way.
+
+    Args:
+        recognizer: of a bundle with labels.
+        reading: what becomes of frames.
+    """
+
+    def __init__(self, recognizer: Recognizer, reading: Reading) -> None:
+        self.recognizer = recognizer
+        self.reading = reading
+        self.about: dict[str, Any] = {
+            "reading": dataclasses.asdict(reading),
+            "confidence": reading.confidence_note(recognizer),
+            **bundle_fields(recognizer),
+        }
+
+    def is_done(self, job: Job) -> bool:
+        """Whether a job's table is there, made of the same video in the same way."""
+        return _read(job).get("key") == self._key(job)
+
+    def run(self, job: Job, *, on_frame: Callable[[], None] = lambda: None) -> dict[str, Any]:
+        """Writes the table of a video, and then what it is.
+
+        Args:
+            job: the video and its table.
+            on_frame: called after each frame.
+
+        Returns:
+            The document: `fault` is what is missing of the video, "" if nothing. Where a keyboard
+            stopped it, `fault` is `interrupted`: the rows so far are there, the job is not done.
+
+        Raises:
+            FerJaxError: not one frame could be had.
+        """
+        progress = Progress()
+        reader = read_video(job.video)
+        options = {"progress": progress, "on_frame": on_frame}
+        with TableFile(job.table) as file:
+            name = str(job.video)
+            for table in predict_video(self.recognizer, reader, name, self.reading, **options):
+                file.write(table)
+        document = {
+            "key": None if progress.fault == INTERRUPTED else self._key(job),
+            "video": name,
+            "frames": progress.frames,
+            "rows": file.rows,
+            "fault": progress.fault,
+            "seconds": {name: round(value, 3) for name, value in progress.seconds.items()},
+            **self.about,
+        }
+        with atomic_file(job.document) as partial:
+            partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        return document
+
+    def estimate(self, jobs: Sequence[Job]) -> tuple[int, float]:
+        """Frames as the videos announce them, and the seconds that they will take.
+
+        The first video that can be read is tried for a moment.
+
+        Args:
+            jobs: to be done.
+
+        Returns:
+            Frames and seconds; 0 seconds where nothing could be tried.
+        """
+        frames, rate = 0, 0.0
+        for job in jobs:
+            try:
+                reader = read_video(job.video)
+                rate = rate or self._rate(reader)
+            except FerJaxError:
+                continue  # told when its turn comes
+            frames += reader.announced
+        return frames, frames / rate if rate else 0.0
+
+    def _rate(self, reader: VideoReader) -> float:
+        """Frames a second, of some; the first time is for the compiler."""
+        for _ in range(2):
+            begun = time.perf_counter()
+            tried = itertools.islice(iter(reader), _TRIED)
+            with scored_rows(self.recognizer, tried, self.reading.search) as rows:
+                rate = rows.frames / (time.perf_counter() - begun)
+        return rate
+
+    def _key(self, job: Job) -> str:
+        """A digest of all that a table depends on; of the video its path, size and time."""
+        fields = json.dumps([self.about, str(job.video), file_state(job.video)])
+        return hashlib.sha256(fields.encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def is_ours(job: Job) -> bool:
+    """Whether what stands where a job will write was written by such a job, or nothing stands."""
+    return not job.table.exists() or "key" in _read(job)
+
+
+def _read(job: Job) -> dict[str, Any]:
+    """The document of a job; nothing where there is none, or its table is gone."""
+    try:
+        document = json.loads(job.document.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return document if isinstance(document, dict) and job.table.exists() else {}

@@ -1,0 +1,1 @@
+"""What is made of a prediction table: summaries, timelines, pages, annotated videos."""
