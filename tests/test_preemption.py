@@ -241,7 +241,7 @@ def small_disk(tmp_path):
 def test_a_disk_that_became_read_only_keeps_nobody_waiting(small_disk):
     # A process of its own: writers that wait for a folder would keep it from its end for minutes.
     program = """
-        import dataclasses, subprocess, sys
+        import dataclasses, pathlib, subprocess, sys
         import jax.numpy as jnp
         from fer_jax.train.checkpoints import Checkpoints
         from fer_jax.train.config import MeshConfig
@@ -249,7 +249,7 @@ def test_a_disk_that_became_read_only_keeps_nobody_waiting(small_disk):
         from fer_jax.train.state import TrainState
 
         state = TrainState(jnp.int32(1), {"w": jnp.ones(4)}, {"m": jnp.ones(4)}, None)
-        with Checkpoints(sys.argv[1], make_mesh(MeshConfig())) as checkpoints:
+        with Checkpoints(pathlib.Path(sys.argv[1]), make_mesh(MeshConfig())) as checkpoints:
             checkpoints.save(state, {"rows": "x"})
             checkpoints.wait()
             subprocess.run(["mount", "-o", "remount,ro", sys.argv[1]], check=True)

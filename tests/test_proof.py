@@ -65,7 +65,7 @@ def test_what_is_right_passes(checkpoint):
     assert [stage.name for stage in found.stages] == names
     assert found.stages[-1].shape == (2, 7)
     for stage in found.stages:
-        assert 0 < stage.floor < 1e-5
+        assert 0 < stage.floor < 3e-5  # at most 1.3e-5 on three kinds of processors
         assert (stage.torch is not None) == torch_reference.available()
     assert not found.rounding
     assert found.worst in found.stages

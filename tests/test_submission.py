@@ -301,7 +301,7 @@ def test_samples_that_cannot_be(folder, tmp_path, rows, message, capsys):
     [
         ([], "--out DIR is missing, or --check FILE"),
         (["--out", "o"], "name --crops DIR or --videos ROOT with --bundle B, or --table T"),
-        (["--out", "o", "--crops", "c", "--table", "t"], "one of the two"),
+        (["--out", "o", "--crops", "c", "--table", "t"], "one of them"),
         (["--out", "o", "--crops", "c"], "--bundle B is missing"),
         (["--check", "f", "--out", "o"], "--out is for writing a file"),
         (["--check", "f", "--smooth", "box:5"], "--smooth is for writing a file"),

@@ -63,9 +63,9 @@ def test_people_are_found_and_told_apart(folder, tmp_path, capsys):
     right = table[table.video == "two_right"]
     assert {*range(6, 10)} <= {*right.frame[right.fill == "hold"].tolist()}
     # Frames after the end of the video, and before anybody is seen, are filled and listed.
-    with open(out / "filled.csv") as file:
-        filled = [row[0] for row in csv.reader(file)][1:]
-    assert {"one/00001.jpg", "one/00013.jpg", "one/00015.jpg"} <= {*filled}
+    with open(out / "filled.csv", newline="") as file:
+        filled = {(row["video"], int(row["frame"])) for row in csv.DictReader(file)}
+    assert {("one", 1), ("one", 13), ("one", 15)} <= filled
     with open(out / "submission.txt") as file:
         assert len(file.readlines()) == 1 + 15 + 2 * 14
 
@@ -95,7 +95,8 @@ def test_a_run_that_was_stopped_goes_on(folder, tmp_path, monkeypatch, capsys):
 
 
 def test_what_is_missing_or_other_is_told(folder, tmp_path, capsys):
-    sample = write_sample(tmp_path / "s.txt", [("one", 1), ("nobody", 1)])
+    rows = [("one", number) for number in range(1, 13)]
+    sample = write_sample(tmp_path / "s.txt", [*rows, ("nobody", 1)])
     options = {"videos": folder / "videos", "sample": sample}
     out = ("--out", tmp_path / "out")
     assert submit(tmp_path, *out, bundle=folder / "bundle", **options) == 1

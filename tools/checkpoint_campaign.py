@@ -27,23 +27,17 @@ import argparse
 import collections
 import dataclasses
 import itertools
-import json
-import os
-import select
 import shutil
-import subprocess
 import sys
-import tempfile
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import IO
 
 import checkpoint_containers as containers
 import checkpoint_hostile as hostile
 import checkpoint_mutations as mutations
 import numpy as np
 from checkpoint_seeds import make_seeds
+from watched_workers import Team, WatchedWorker
 
 SECONDS = 10.0
 PATIENCE = 60.0  # seconds by the clock, the second reader's included, before a worker is killed
@@ -51,7 +45,6 @@ MEMORY = 256 << 20
 MEMORY_PER_BYTE = 16
 
 _WORKER = Path(__file__).resolve().parent / "checkpoint_worker.py"
-_START_SECONDS = 300.0  # imports, on a machine that is busy
 
 
 @dataclasses.dataclass(frozen=True)
@@ -144,106 +137,31 @@ def make_file(seed: int, number: int) -> tuple[Kind, bytes, str]:
     return kind, kind.mutate(rng, honest), honest.name
 
 
-class Worker:
-    """A process that reads files; it is started again when it had to be ended."""
-
-    def __init__(self, folder: Path) -> None:
-        folder.mkdir()
-        self.folder = folder
-        self.process: subprocess.Popen[bytes] | None = None
-
-    def examine(self, seed: int, number: int) -> Verdict:
-        """Makes one file and has it read."""
-        kind, data, honest = make_file(seed, number)
-        path = self.folder / f"{number}.ckpt"
-        path.write_bytes(data)
-        process = self._running()
-        task = json.dumps({"path": str(path), "seed": honest}) + "\n"
-        process.stdin.write(task.encode())
-        process.stdin.flush()
-        answer = _line(process.stdout, PATIENCE)
-        if answer is None:
-            self.stop()
-            code = process.returncode
-            said = f"killed after {PATIENCE} s" if code == -9 else f"ended with {code}"
-            answer = {"outcome": "failed", "said": said, "seconds": 0.0, "bytes": 0}
-        verdict = Verdict(number=number, kind=kind.name, size=len(data), **answer)
-        path.unlink()
-        if (mark := self.folder / hostile.SENTINEL).exists():
-            shutil.rmtree(mark) if mark.is_dir() else mark.unlink()
-            verdict = dataclasses.replace(verdict, outcome="failed", said="a payload ran")
-        if verdict.seconds > SECONDS:
-            verdict = dataclasses.replace(verdict, outcome="failed", said="took too long")
-        if verdict.bytes > MEMORY + MEMORY_PER_BYTE * len(data):
-            said = f"{verdict.bytes >> 20} MiB of memory for a file of {len(data)} bytes"
-            verdict = dataclasses.replace(verdict, outcome="failed", said=said)
-        return verdict
-
-    def stop(self) -> None:
-        """Ends the process, if there is one."""
-        if self.process is not None:
-            self.process.kill()
-            self.process.wait()
-            self.process.stdin.close()
-            self.process.stdout.close()
-            self.process = None
-
-    def _running(self) -> subprocess.Popen[bytes]:
-        if self.process is None:
-            self.process = subprocess.Popen(
-                [sys.executable, str(_WORKER), str(self.folder)],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-                env=os.environ | {"JAX_PLATFORMS": "cpu"},
-            )
-            if _line(self.process.stdout, _START_SECONDS) != "ready":
-                self.stop()
-                raise RuntimeError("a worker does not start; its own words are above")
-        return self.process
-
-
-def _line(pipe: IO[bytes], seconds: float) -> object:
-    """The next line of a pipe, as JSON or as text; None if it ends or takes too long."""
-    ready, _, _ = select.select([pipe], [], [], seconds)
-    line = pipe.readline() if ready else b""
-    if not line:
-        return None
-    return json.loads(line) if line.startswith(b"{") else line.decode().strip()
+def examine(worker: WatchedWorker, seed: int, number: int) -> Verdict:
+    """Makes one file and has it read."""
+    kind, data, honest = make_file(seed, number)
+    path = worker.folder / f"{number}.ckpt"
+    path.write_bytes(data)
+    answer = worker.ask({"path": str(path), "seed": honest}, PATIENCE)
+    if isinstance(answer, str):
+        answer = {"outcome": "failed", "said": answer, "seconds": 0.0, "bytes": 0}
+    verdict = Verdict(number=number, kind=kind.name, size=len(data), **answer)
+    path.unlink()
+    if (mark := worker.folder / hostile.SENTINEL).exists():
+        shutil.rmtree(mark) if mark.is_dir() else mark.unlink()
+        verdict = dataclasses.replace(verdict, outcome="failed", said="a payload ran")
+    if verdict.seconds > SECONDS:
+        verdict = dataclasses.replace(verdict, outcome="failed", said="took too long")
+    if verdict.bytes > MEMORY + MEMORY_PER_BYTE * len(data):
+        said = f"{verdict.bytes >> 20} MiB of memory for a file of {len(data)} bytes"
+        verdict = dataclasses.replace(verdict, outcome="failed", said=said)
+    return verdict
 
 
 def campaign(numbers: Iterable[int], seed: int, workers: int) -> Iterator[Verdict]:
     """Examines the files of these numbers, a process a worker; verdicts come as they are ready."""
-    waiting, lock = iter(numbers), threading.Lock()
-    done: collections.deque[Verdict | BaseException] = collections.deque()
-    arrived = threading.Semaphore(0)
-
-    def work(worker: Worker) -> None:
-        try:
-            while True:
-                with lock:
-                    number = next(waiting, None)
-                if number is None:
-                    return
-                done.append(worker.examine(seed, number))
-                arrived.release()
-        except BaseException as error:
-            done.append(error)
-        finally:
-            worker.stop()
-            arrived.release()
-
-    with tempfile.TemporaryDirectory() as folder:
-        team = [Worker(Path(folder) / f"worker-{i}") for i in range(workers)]
-        threads = [threading.Thread(target=work, args=(worker,), daemon=True) for worker in team]
-        for thread in threads:
-            thread.start()
-        while any(thread.is_alive() for thread in threads) or done:
-            arrived.acquire(timeout=1)
-            while done:
-                verdict = done.popleft()
-                if isinstance(verdict, BaseException):
-                    raise verdict
-                yield verdict
+    team: Team[Verdict] = Team(lambda folder: WatchedWorker(_WORKER, folder), workers)
+    yield from team.over(numbers, lambda worker, number: examine(worker, seed, number))
 
 
 def table(verdicts: list[Verdict]) -> str:

@@ -21,6 +21,7 @@ from typing import Any
 import checkpoint_seeds as seeds
 import numpy as np
 from checkpoint_oracle import read_independently
+from watched_workers import status_bytes
 
 from fer_jax.convert.checkpoint import open_checkpoint
 from fer_jax.convert.options import Options
@@ -125,13 +126,13 @@ class Examiner:
         codecs.lookup("raw_unicode_escape")  # pickletools imports it for the opcode UNICODE
         gc.collect()
         gc.freeze()
-        limit = _status("VmSize") + _BACKSTOP
+        limit = status_bytes("VmSize") + _BACKSTOP
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
     def examine(self, path: Path, seed: str) -> dict[str, Any]:
         """What happened: `outcome`, `said` (a refusal or a fault), `seconds`, `bytes`."""
         Path("/proc/self/clear_refs").write_text("5")  # the peak begins again
-        before = _status("VmRSS")
+        before = status_bytes("VmRSS")
         loaded, params = None, None
         self.watch.events.clear()
         begin = time.process_time()
@@ -144,7 +145,7 @@ class Examiner:
         finally:
             self.watch.armed = False
         seconds = time.process_time() - begin
-        grown = max(0, _status("VmHWM") - before)
+        grown = max(0, status_bytes("VmHWM") - before)
         if self.watch.events:
             outcome, said = "failed", f"did what it must not: {self.watch.events[:3]}"
         elif outcome == "loaded":
@@ -215,13 +216,6 @@ def _unclear(message: str, path: Path) -> str:
         if len(line) > _LONGEST_LINE or not line.isprintable():
             return f"a line of {len(line)} characters in the message: {line[:200]!r}"
     return ""
-
-
-def _status(field: str) -> int:
-    """A field of /proc/self/status, in bytes."""
-    with open("/proc/self/status", encoding="ascii") as file:
-        line = next(line for line in file if line.startswith(field + ":"))
-    return int(line.split()[1]) << 10
 
 
 def main() -> None:

@@ -18,7 +18,9 @@ Random = np.random.Generator
 Damage = Callable[[Random, Path], None]
 
 
-def _rewrite(change: Callable[[Random, bytes], bytes]) -> Damage:
+def rewrite(change: Callable[[Random, bytes], bytes]) -> Damage:
+    """Damage to a file from a change of its bytes."""
+
     def damage(rng: Random, path: Path) -> None:
         path.write_bytes(change(rng, path.read_bytes()))
 
@@ -146,7 +148,7 @@ def _odd_size(rng: Random, path: Path) -> None:
 
 
 def _lines(change: Callable[[Random, list[bytes]], list[bytes]]) -> Damage:
-    return _rewrite(lambda rng, data: b"\n".join(change(rng, data.split(b"\n"))))
+    return rewrite(lambda rng, data: b"\n".join(change(rng, data.split(b"\n"))))
 
 
 def _odd_line(rng: Random, lines: list[bytes]) -> list[bytes]:
@@ -179,13 +181,13 @@ def _utf16(rng: Random, path: Path) -> None:
 
 
 PICTURES: dict[str, Damage] = {
-    "cut": _rewrite(_cut),
-    "flipped bits": _rewrite(_flip),
-    "flipped bits in the head": _rewrite(_flip_the_head),
-    "a hole of zeros": _rewrite(_zeros),
-    "bytes put in": _rewrite(_insert),
-    "noise": _rewrite(_noise),
-    "a web page": _rewrite(_text),
+    "cut": rewrite(_cut),
+    "flipped bits": rewrite(_flip),
+    "flipped bits in the head": rewrite(_flip_the_head),
+    "a hole of zeros": rewrite(_zeros),
+    "bytes put in": rewrite(_insert),
+    "noise": rewrite(_noise),
+    "a web page": rewrite(_text),
     "empty": _empty,
     "huge in its header": _huge_header,
     "a bomb": _png_bomb,
@@ -198,11 +200,11 @@ PICTURES: dict[str, Damage] = {
     "gone": _gone,
 }
 ANNOTATIONS: dict[str, Damage] = {
-    "cut": _rewrite(_cut),
-    "flipped bits": _rewrite(_flip),
-    "bytes put in": _rewrite(_insert),
-    "noise": _rewrite(_noise),
-    "a web page": _rewrite(_text),
+    "cut": rewrite(_cut),
+    "flipped bits": rewrite(_flip),
+    "bytes put in": rewrite(_insert),
+    "noise": rewrite(_noise),
+    "a web page": rewrite(_text),
     "empty": _empty,
     "an odd line": _lines(_odd_line),
     "another header": _lines(_other_header),
@@ -217,13 +219,13 @@ ANNOTATIONS: dict[str, Damage] = {
     "gone": _gone,
 }
 VIDEOS: dict[str, Damage] = {
-    "cut": _rewrite(_cut),
-    "flipped bits": _rewrite(_flip),
-    "flipped bits in the head": _rewrite(_flip_the_head),
-    "a hole of zeros": _rewrite(_zeros),
-    "bytes put in": _rewrite(_insert),
-    "noise": _rewrite(_noise),
-    "a web page": _rewrite(_text),
+    "cut": rewrite(_cut),
+    "flipped bits": rewrite(_flip),
+    "flipped bits in the head": rewrite(_flip_the_head),
+    "a hole of zeros": rewrite(_zeros),
+    "bytes put in": rewrite(_insert),
+    "noise": rewrite(_noise),
+    "a web page": rewrite(_text),
     "empty": _empty,
     "a folder": _folder,
     "a dead link": _dead_link,

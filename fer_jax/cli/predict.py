@@ -3,7 +3,7 @@
 import argparse
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fer_jax.predict.reading import Reading
     from fer_jax.predict.recognizer import Recognizer
     from fer_jax.predict.table import PredictionTable
+    from fer_jax.report.beside import Beside
 
 _DESCRIPTION = """\
 Names the expression of every face in pictures and videos.
@@ -95,6 +96,14 @@ def _parser() -> argparse.ArgumentParser:
         metavar="P",
         help="no label where the confidence is below P (%(default)s)",
     )
+    drawn = parser.add_argument_group(
+        "beside the table of a video", "NAME.csv gets NAME.png, NAME.html, NAME_annotated.mp4"
+    )
+    add = drawn.add_argument
+    add("--timeline", action="store_true", help="the probabilities over time, as a picture")
+    add("--report", action="store_true", help="one page with timeline, figures, faces")
+    add("--annotate", action="store_true", help="the video, with boxes, labels and bars")
+    add("--no-faces", action="store_true", help="no picture of a face in any of them")
     parser.add_argument("--batch-size", type=int, metavar="N", help="faces at once")
     return parser
 
@@ -114,6 +123,7 @@ def main(argv: Sequence[str]) -> int:
 
     # Before the bundle is loaded, since that takes seconds: is there what was named?
     pictures, videos = ([], []) if arguments.camera is not None else find_files(arguments.sources)
+    _check_beside(arguments, pictures, videos)
     if videos and arguments.crops:
         raise UsageError(f"--crops is for pictures of faces, {videos[0]} is a video; leave it out")
     reading = _reading(arguments)
@@ -136,6 +146,31 @@ def _check(arguments: argparse.Namespace) -> None:
         raise UsageError(f"--out {out}: is a folder; name a file in it")
     if out.suffix not in _TABLES and not _may_be_folder(out):
         raise UsageError(f"--out {out}: must end with .csv or .jsonl, or be a folder")
+
+
+def _check_beside(arguments: argparse.Namespace, pictures: list[Path], videos: list[Path]) -> None:
+    """Raises UsageError where there is no one table of one video to draw beside."""
+    if arguments.no_faces and not (arguments.report or arguments.annotate):
+        raise UsageError("--no-faces goes with --report or --annotate")
+    if not _beside(arguments):
+        return
+    if not videos:
+        raise UsageError("--timeline, --report and --annotate are of videos; leave them out")
+    out = Path(arguments.out or "")
+    if out.suffix in _TABLES and len(pictures) + len(videos) > 1:
+        raise UsageError(
+            f"--out {out} holds several videos, and a timeline, a report is of one; name a folder"
+        )
+    if not arguments.out:
+        raise UsageError("--timeline, --report and --annotate are written beside --out; name it")
+
+
+def _beside(arguments: argparse.Namespace) -> "Beside":
+    from fer_jax.report.beside import Beside
+
+    return Beside(
+        arguments.timeline, arguments.report, arguments.annotate, faces=not arguments.no_faces
+    )
 
 
 def _may_be_folder(path: Path) -> bool:
@@ -229,12 +264,16 @@ class _Run:
         import contextlib
 
         from fer_jax.predict.predicting import tables_of
+        from fer_jax.predict.table import concatenated
         from fer_jax.predict.writing import TableFile
+        from fer_jax.report.beside import about_lines, views_of
 
         counts: dict[str, int] = {}
+        beside, kept = _beside(self._arguments), []
+        sample = beside.sample(self._recognizer)
         tables = tables_of(
             self._recognizer, pictures, videos, self._reading,
-            crops=self._arguments.crops, on_problem=self._tell, progress=True,
+            crops=self._arguments.crops, on_problem=self._tell, progress=True, sample=sample,
         )  # fmt: skip
         with contextlib.ExitStack() as stack:
             stack.enter_context(contextlib.closing(tables))
@@ -245,12 +284,20 @@ class _Run:
                     counts[word] = counts.get(word, 0) + 1
                 if file is not None:
                     file.write(table)
+                    kept += [table] if beside else []
                 elif not videos:
                     print("\n".join(lines_of(table)))
             if not counts:
                 raise FerJaxError("nothing could be read; see the lines before")
         if file is not None or videos:
             print(_summary(str(self._out or "in all"), counts))
+        if beside:
+            notes = beside.write(
+                concatenated(kept), self._out, videos[0],
+                about=about_lines(self._recognizer, self._reading),
+                views=views_of(self._recognizer, sample), progress=True,
+            )  # fmt: skip
+            self._drawn(beside.files(self._out), notes)
         return 1 if self._problems else 0
 
     def _folder(self, pictures: list[Path], videos: list[Path]) -> int:
@@ -260,7 +307,7 @@ class _Run:
         from fer_jax.predict.sources import pictures_of_files
 
         self._out.mkdir(parents=True, exist_ok=True)
-        labeller = Labeller(self._recognizer, self._reading)
+        labeller = Labeller(self._recognizer, self._reading, _beside(self._arguments))
         jobs = jobs_of(videos, self._out)
         waiting = [job for job in jobs if not labeller.is_done(job)]
         for job in waiting:
@@ -301,12 +348,19 @@ class _Run:
                 tqdm.write(
                     f"{job.table}: {document['rows']:,} rows of {document['frames']:,} frames"
                 )
+                self._drawn(labeller.beside.files(job.table), document["notes"])
                 if document["fault"] == INTERRUPTED:
                     self._tell(f"{job.video}: interrupted; the same command goes on")
                     return 130
                 if document["fault"]:
                     self._tell(f"{job.video}: {document['fault']}")
         return 1 if self._problems else 0
+
+    def _drawn(self, files: Iterable[Path], notes: Iterable[str]) -> None:
+        from tqdm import tqdm
+
+        for line in [*map(str, files), *notes]:
+            tqdm.write(line)
 
     def _note_alignment(self) -> None:
         from fer_jax.predict.frame_faces import wanted_alignment

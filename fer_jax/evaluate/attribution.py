@@ -9,7 +9,7 @@ smoothing.
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -19,7 +19,7 @@ from jaxtyping import Array, Float, Float32, Int, Int8, Int32
 
 from fer_jax.data.pipeline import FaceData
 from fer_jax.errors import UsageError
-from fer_jax.evaluate.running import Prepared, prepared_batches
+from fer_jax.evaluate.running import Batch, Prepared, prepared_batches
 from fer_jax.forward import two_view_features
 from fer_jax.models import fusion
 from fer_jax.models.fusion import Features, FusionConfig
@@ -180,6 +180,37 @@ def attribute(
     Raises:
         UsageError: the bundle has one view.
     """
+    steps = min(len(rows), REFERENCE_FACES)
+    chosen = rows[np.arange(steps) * len(rows) // steps]
+    return attribute_batches(
+        recognizer,
+        prepared_batches(recognizer, data, chosen),
+        prepared_batches(recognizer, data, rows, progress),
+        outputs,
+    )
+
+
+def attribute_batches(
+    recognizer: Recognizer,
+    reference: Iterable[Batch],
+    batches: Iterable[Batch],
+    outputs: Mapping[str, int],
+) -> Attribution:
+    """The same of faces that come in batches.
+
+    Args:
+        recognizer: of a bundle of two views.
+        reference: the faces whose mean features stand for a view that is dropped: images as the
+            bundle's views take them, and which of them are faces.
+        batches: the faces to explain, likewise.
+        outputs: as for `attribute`.
+
+    Returns:
+        The attribution of each face.
+
+    Raises:
+        UsageError: the bundle has one view.
+    """
     check_two_views(recognizer)
     bundle = recognizer.bundle
     configs = {name: config for name, (config, _) in bundle.models.items()}
@@ -189,33 +220,31 @@ def attribute(
     params = jax.tree.map(jnp.asarray, bundle.params)
     columns = np.asarray([*outputs.values()])
 
-    steps = min(len(rows), REFERENCE_FACES)
-    chosen = rows[np.arange(steps) * len(rows) // steps]
-    reference = _mean_features(recognizer, data, chosen, lambda images: features(params, images))
+    means, count = _mean_features(reference, lambda images: features(params, images))
     choices, parts = [], []
-    for images, mask in prepared_batches(recognizer, data, rows, progress):
+    for images, mask in batches:
         given = features(params, images)
-        choice, changes = explain(configs["fusion"], params["fusion"], given, reference, columns)
+        choice, changes = explain(configs["fusion"], params["fusion"], given, means, columns)
         choices.append(np.asarray(choice)[mask])
         parts.append({name: np.asarray(values)[mask] for name, values in changes.items()})
     # jax sorts the keys of dicts.
     sources = configs["fusion"].sources
     changes = {name: np.concatenate([part[name] for part in parts]) for name in sources}
-    return Attribution(tuple(outputs), np.concatenate(choices), changes, steps)
+    return Attribution(tuple(outputs), np.concatenate(choices), changes, count)
 
 
 def _mean_features(
-    recognizer: Recognizer,
-    data: FaceData,
-    rows: Int[np.ndarray, "rows"],
-    features: Callable[[Prepared], Features],
-) -> dict[str, np.ndarray]:
+    batches: Iterable[Batch], features: Callable[[Prepared], Features]
+) -> tuple[dict[str, np.ndarray], int]:
+    """The mean over all faces, and how many there are."""
     sums: dict[str, np.ndarray] = {}
-    for images, mask in prepared_batches(recognizer, data, rows):
+    count = 0
+    for images, mask in batches:
+        count += int(mask.sum())
         for name, values in features(images).items():
             total = np.asarray(values)[mask].sum(axis=0, dtype=np.float64)
             sums[name] = sums.get(name, 0.0) + total
-    return {name: (total / len(rows)).astype(np.float32) for name, total in sums.items()}
+    return {name: (total / count).astype(np.float32) for name, total in sums.items()}, count
 
 
 def _highest(function: Callable) -> Callable:

@@ -11,6 +11,7 @@ from fer_jax.ops.normalize import normalize
 from fer_jax.predict.recognizer import Recognizer
 
 Prepared = dict[str, Float32[np.ndarray, "b size size 3"]]
+Batch = tuple[Prepared, Bool[np.ndarray, "b"]]  # images by view, and which of them are faces
 
 
 def prepared_batches(
@@ -19,7 +20,7 @@ def prepared_batches(
     rows: Int[np.ndarray, "rows"],
     progress: bool = False,
     change: Callable[[np.ndarray], np.ndarray] | None = None,
-) -> Iterator[tuple[Prepared, Bool[np.ndarray, "b"]]]:
+) -> Iterator[Batch]:
     """The faces of some rows as the bundle's views take them.
 
     Args:

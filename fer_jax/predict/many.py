@@ -16,9 +16,12 @@ from fer_jax.faces.videos import VideoReader, read_video
 from fer_jax.predict.about import bundle_fields
 from fer_jax.predict.reading import Reading
 from fer_jax.predict.recognizer import Recognizer
+from fer_jax.predict.table import read_csv
 from fer_jax.predict.video import INTERRUPTED, Progress, predict_video, scored_rows
 from fer_jax.predict.writing import TableFile
+from fer_jax.report.beside import Beside, about_lines, views_of
 
+NOTHING_BESIDE = Beside()
 _TRIED = 48  # frames that the estimate is made from
 
 
@@ -69,11 +72,15 @@ class Labeller:
     Args:
         recognizer: of a bundle with labels.
         reading: what becomes of frames.
+        beside: what is drawn beside each table.
     """
 
-    def __init__(self, recognizer: Recognizer, reading: Reading) -> None:
+    def __init__(
+        self, recognizer: Recognizer, reading: Reading, beside: Beside = NOTHING_BESIDE
+    ) -> None:
         self.recognizer = recognizer
         self.reading = reading
+        self.beside = beside
         self.about: dict[str, Any] = {
             "reading": dataclasses.asdict(reading),
             "confidence": reading.confidence_note(recognizer),
@@ -81,11 +88,17 @@ class Labeller:
         }
 
     def is_done(self, job: Job) -> bool:
-        """Whether a job's table is there, made of the same video in the same way."""
-        return _read(job).get("key") == self._key(job)
+        """Whether a job's table, and what is wanted beside it, was made of this video, in this way.
+
+        Args:
+            job: the video and its table.
+        """
+        return self._has_table(job) and self._has_beside(job)
 
     def run(self, job: Job, *, on_frame: Callable[[], None] = lambda: None) -> dict[str, Any]:
-        """Writes the table of a video, and then what it is.
+        """Writes the table of a video, then what it is, then what is wanted beside it.
+
+        A table that is there, made of the same video in the same way, is kept.
 
         Args:
             job: the video and its table.
@@ -94,13 +107,26 @@ class Labeller:
         Returns:
             The document: `fault` is what is missing of the video, "" if nothing. Where a keyboard
             stopped it, `fault` is `interrupted`: the rows so far are there, the job is not done.
+            `notes` are lines on what is drawn.
 
         Raises:
-            FerJaxError: not one frame could be had.
+            FerJaxError: not one frame could be had, or something not be drawn.
         """
+        document = _read(job) if self._has_table(job) else self._label(job, on_frame)
+        if document["fault"] != INTERRUPTED and not self._has_beside(job):
+            document["notes"] = self.beside.write(
+                read_csv(job.table), job.table, job.video,
+                about=about_lines(self.recognizer, self.reading), views=document["views"],
+            )  # fmt: skip
+            document["beside"] = self._drawn(document)
+            _write(job, document)
+        return document
+
+    def _label(self, job: Job, on_frame: Callable[[], None]) -> dict[str, Any]:
         progress = Progress()
         reader = read_video(job.video)
-        options = {"progress": progress, "on_frame": on_frame}
+        sample = self.beside.sample(self.recognizer)
+        options = {"progress": progress, "on_frame": on_frame, "sample": sample}
         with TableFile(job.table) as file:
             name = str(job.video)
             for table in predict_video(self.recognizer, reader, name, self.reading, **options):
@@ -112,11 +138,26 @@ class Labeller:
             "rows": file.rows,
             "fault": progress.fault,
             "seconds": {name: round(value, 3) for name, value in progress.seconds.items()},
+            "views": views_of(self.recognizer, sample),
+            "beside": {},
+            "notes": [],
             **self.about,
         }
-        with atomic_file(job.document) as partial:
-            partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
+        _write(job, document)
         return document
+
+    def _has_table(self, job: Job) -> bool:
+        return _read(job).get("key") == self._key(job)
+
+    def _has_beside(self, job: Job) -> bool:
+        there = all(path.exists() for path in self.beside.files(job.table))
+        document = _read(job)
+        return there and self._drawn(document) == document.get("beside")
+
+    def _drawn(self, document: dict[str, Any]) -> dict[str, Any]:
+        """What of each kind stands beside a table, once what is wanted is drawn."""
+        kinds = [kind for kind in ("timeline", "report", "annotate") if getattr(self.beside, kind)]
+        return document.get("beside", {}) | dict.fromkeys(kinds, self.beside.faces)
 
     def estimate(self, jobs: Sequence[Job]) -> tuple[int, float]:
         """Frames as the videos announce them, and the seconds that they will take.
@@ -157,6 +198,11 @@ class Labeller:
 def is_ours(job: Job) -> bool:
     """Whether what stands where a job will write was written by such a job, or nothing stands."""
     return not job.table.exists() or "key" in _read(job)
+
+
+def _write(job: Job, document: dict[str, Any]) -> None:
+    with atomic_file(job.document) as partial:
+        partial.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
 
 
 def _read(job: Job) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from fer_jax.errors import FerJaxError
 from fer_jax.faces.videos import VideoError, VideoFrame, read_video
+from fer_jax.predict.face_sample import FaceSample
 from fer_jax.predict.frame_faces import wanted_alignment
 from fer_jax.predict.pictures import predict_pictures
 from fer_jax.predict.reading import Reading
@@ -65,6 +66,7 @@ def tables_of(
     crops: bool = False,
     on_problem: OnProblem,
     progress: bool = False,
+    sample: FaceSample | None = None,
 ) -> Iterator[PredictionTable]:
     """The rows of files, block by block: pictures, then one video after the other.
 
@@ -76,6 +78,7 @@ def tables_of(
         crops: pictures are faces.
         on_problem: called with a line for each thing that goes wrong.
         progress: show a bar if there is a terminal.
+        sample: keeps some of the videos' faces.
 
     Yields:
         Tables of at least one row.
@@ -89,7 +92,7 @@ def tables_of(
     for path in videos:
         try:
             frames = read_video(path)
-            yield from _blocks(recognizer, frames, str(path), reading, on_problem, progress)
+            yield from _blocks(recognizer, frames, str(path), reading, on_problem, progress, sample)
         except VideoError as error:
             if len(pictures) + len(videos) == 1:
                 raise
@@ -120,11 +123,12 @@ def _blocks(
     reading: Reading,
     tell: OnProblem,
     progress: bool,
+    sample: FaceSample | None = None,
 ) -> Iterator[PredictionTable]:
     done = Progress()
     total = getattr(frames, "announced", 0) or None
     with tqdm(desc=Path(name).name, total=total, unit="frame", disable=_hidden(progress)) as bar:
-        options = {"progress": done, "on_frame": bar.update}
+        options = {"progress": done, "on_frame": bar.update, "sample": sample}
         yield from predict_video(recognizer, frames, name, reading, **options)
     if done.fault:
         tell(done.fault if done.fault.startswith(name) else f"{name}: {done.fault}")

@@ -32,6 +32,9 @@ class Span:
         """As frames from one evaluation to the next, at least 1."""
         return max(1, round(self.number * rate)) if self.seconds else int(self.number)
 
+    def __str__(self) -> str:
+        return f"{self.number:g} s" if self.seconds else f"{self.number:g} frames"
+
 
 @dataclasses.dataclass(frozen=True)
 class TableFilter:
@@ -52,6 +55,13 @@ class TableFilter:
     lookahead: int | None = None
     width: float | None = None
     fill: str = "hold"
+
+    def __str__(self) -> str:
+        if self.window == Span(1):
+            return "none"
+        every = "" if self.stride == Span(1) else f", every {self.stride}"
+        ahead = "" if self.lookahead is None else f", {self.lookahead} ahead"
+        return f"{self.kernel} of {self.window}{every}{ahead}"
 
 
 NO_FILTER = TableFilter()

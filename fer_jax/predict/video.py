@@ -11,6 +11,7 @@ import numpy as np
 
 from fer_jax.errors import FerJaxError
 from fer_jax.faces.videos import VideoError, VideoFrame
+from fer_jax.predict.face_sample import FaceSample
 from fer_jax.predict.finish import finished
 from fer_jax.predict.frame_faces import FaceSearch, faces_of_frames, wanted_alignment
 from fer_jax.predict.read_ahead import ReadAhead
@@ -50,6 +51,7 @@ def scored_rows(
     *,
     progress: Progress | None = None,
     on_frame: Callable[[], None] = lambda: None,
+    sample: FaceSample | None = None,
 ) -> RowFile:
     """The faces of every frame with their scores.
 
@@ -63,6 +65,7 @@ def scored_rows(
         search: how faces are found.
         progress: filled in.
         on_frame: called after each frame.
+        sample: keeps some of the faces.
 
     Returns:
         The rows, to be closed.
@@ -79,7 +82,9 @@ def scored_rows(
     with (
         ReadAhead(until_fault(frames, progress), _DECODED) as decoded,
         ReadAhead(faces_of_frames(decoded, search, size), _FOUND) as found,
-        contextlib.closing(score_faces(recognizer, found, seconds=seconds)) as scored,
+        contextlib.closing(
+            score_faces(recognizer, sample.of(found) if sample else found, seconds=seconds)
+        ) as scored,
     ):
         try:
             for frame, raw in scored:
@@ -104,16 +109,18 @@ def predict_video(
     *,
     progress: Progress | None = None,
     on_frame: Callable[[], None] = lambda: None,
+    sample: FaceSample | None = None,
 ) -> Iterator[PredictionTable]:
     """The prediction table of a video, in blocks of some thousand frames.
 
     Args:
         recognizer: of a bundle with labels.
-        frames: as for `scored_rows`, as are `progress` and `on_frame`.
+        frames: as for `scored_rows`, as are `progress`, `on_frame` and `sample`.
         name: the table's column `video`.
         reading: what becomes of the frames.
-        progress: filled in.
-        on_frame: called after each frame.
+        progress: as above.
+        on_frame: as above.
+        sample: as above.
 
     Yields:
         Rows by frame, then by face: at least one for each frame.
@@ -122,7 +129,7 @@ def predict_video(
         FerJaxError: as `scored_rows`; or a filter that cannot be.
     """
     how = reading.finishing(recognizer, name)
-    options = {"progress": progress, "on_frame": on_frame}
+    options = {"progress": progress, "on_frame": on_frame, "sample": sample}
     with scored_rows(recognizer, frames, reading.search, **options) as rows:
         yield from finished(rows, how)
 

@@ -12,6 +12,7 @@ import numpy as np
 from fer_jax import __version__
 from fer_jax.atomic import atomic_file
 from fer_jax.colours import GROUND, INK, LINE, QUIET, colours_of
+from fer_jax.evaluate.frame_report import attribution_line, attribution_rows
 from fer_jax.predict.table import PredictionTable
 from fer_jax.report.moments import best_moments, thumbnails
 from fer_jax.report.people import Person, VideoTime
@@ -62,6 +63,7 @@ def write_report(
     video: str | os.PathLike[str] | None = None,
     faces: bool = True,
     about: Mapping[str, Any] | None = None,
+    views: dict[str, Any] | None = None,
 ) -> None:
     """Writes the report on one video as one HTML file, which loads nothing.
 
@@ -71,6 +73,7 @@ def write_report(
         video: the video, for a picture of each expression; none leaves those out.
         faces: False leaves every picture of a face out: the video is not even opened.
         about: what was run, by name: the bundle, the smoothing, versions; shown as it is.
+        views: which view spoke for the choices, of `report.beside.views_of`.
 
     Raises:
         FerJaxError: the table is empty or of several videos, or the video cannot be read.
@@ -88,6 +91,7 @@ def write_report(
         _more(len(people) - len(shown)),
         *_moments(table, time, video if faces else None),
         "" if faces else '<p class="faint small">Pictures of faces are left out.</p>',
+        *_views(views),
         *_filled(table, time, people),
         "<h2>What was run</h2>",
         _rows({**(about or {}), "fer_jax": __version__, "rows": f"{len(table):,}"}),
@@ -201,6 +205,24 @@ def _moments(
             f'<span class="faint">{when}, face {one.face_id}</span></figcaption></figure>'
         )
     yield f'<div class="moments">{"".join(figures)}</div>'
+
+
+def _views(views: dict[str, Any] | None) -> Iterable[str]:
+    """Which view carried the choices."""
+    if views is None:
+        return
+    header, rows = attribution_rows(views)
+
+    def line(cells: Sequence[str], tag: str) -> str:
+        first, *others = (_text(cell) for cell in cells)
+        numbers = "".join(f"<{tag}>{cell}</{tag}>" for cell in others)
+        return f'<tr><{tag} class="text">{first}</{tag}>{numbers}</tr>'
+
+    seen = [row for row in rows if row[1] != "0"]
+    lines = line(header, "th") + "".join(line(row, "td") for row in seen)
+    yield "<h2>Which view spoke for it</h2>"
+    yield f'<div class="wide"><table>{lines}</table></div>'
+    yield f'<p class="faint small">{_text(attribution_line(views))}</p>'
 
 
 def _filled(table: PredictionTable, time: VideoTime, people: Sequence[Person]) -> Iterable[str]:
