@@ -26,10 +26,10 @@ def folder(tmp_path_factory):
     return folder
 
 
-def write_video(path, frames, fps=25.0):
-    """Motion JPEG, of which every frame comes out."""
+def write_video(path, frames, fps=25.0, codec="MJPG"):
+    """Of Motion JPEG every frame comes out."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*"MJPG"), fps, SIZE)
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter_fourcc(*codec), fps, SIZE)
     for frame in frames:
         writer.write(frame.image[..., ::-1])
     writer.release()

@@ -5,15 +5,17 @@ import shlex
 import shutil
 from pathlib import Path
 
-import cv2
 import jax
 import numpy as np
 import pytest
+from moving_faces import moving_frames
 from pth_files import state_dict, write_pth
+from test_predict_videos import write_video
 
 from fer_jax.cli.main import main
 from fer_jax.data.synthetic import write_synthetic_faces
 from fer_jax.models import torch_layout, vit
+from fer_jax.predict.table import read_csv
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -41,15 +43,14 @@ def commands():
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
-    """What the reader has: configs, a checkpoint, faces in folders, one picture."""
+    """What the reader has: configs, a checkpoint, faces in folders, one video."""
     folder = tmp_path_factory.mktemp("readme")
     shutil.copytree(ROOT / "configs", folder / "configs")
     write_synthetic_faces(
         folder / "faces", identities=10, images_per_identity=16, size=32, validation_fraction=0.2
     )
     (folder / "faces" / "labels.csv").unlink()
-    picture = next((folder / "faces" / "validation").rglob("*.png"))
-    cv2.imwrite(str(folder / "face.jpg"), cv2.imread(str(picture)))
+    write_video(folder / "interview.mp4", moving_frames(12), codec="mp4v")
     config = vit.ViTConfig(image_size=32, patch_size=8, width=32, depth=2, num_heads=2)
     params = jax.tree.map(np.asarray, vit.init(config, jax.random.key(0)))
     values, storages = state_dict(dict(torch_layout.to_torch_layout(params, config)))
@@ -71,7 +72,7 @@ def line(folder):
 
 @pytest.mark.slow
 def test_every_command_runs(line):
-    names = ["inspect", "convert", "prepare", "train", "evaluate", "predict", "convert"]
+    names = ["inspect", "convert", "prepare", "train", "evaluate", "predict", "predict", "convert"]
     assert line == [(name, 0) for name in names]
 
 
@@ -81,10 +82,10 @@ def test_the_examples_run(line, folder, monkeypatch, capsys):
     names = {}
     for block in blocks("python"):
         exec(block, names)
-    printed = capsys.readouterr().out.split()
-    assert printed[0] in names["recognizer"].classes
-    assert 1 / 8 <= float(printed[1]) <= 1
-    assert float(printed[2]) == pytest.approx(np.log(8), abs=1e-5)
+    table = read_csv(folder / "interview.csv")
+    assert table.frame.tolist() == [*range(1, 13)]
+    assert {*table.labels} <= {*names["recognizer"].classes}
+    assert float(capsys.readouterr().out) == pytest.approx(np.log(8), abs=1e-5)
     assert names["logits"].shape == (1, 8)
 
 
