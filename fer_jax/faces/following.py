@@ -18,6 +18,8 @@ _FLOW = {"winSize": (15, 15), "maxLevel": 3}
 _HOME = 0.03
 _LEAST_KEPT = 0.6
 _GRID = np.stack(np.meshgrid([0.25, 0.5, 0.75], [0.2, 0.4, 0.6, 0.8]), axis=-1).reshape(-1, 2)
+# Grey levels that a frame differs from the last one, on average, at a cut.
+_CUT = 12.0
 # A face that changes more than this from one frame to the next has been lost.
 _MOST_CHANGE = 1.25
 
@@ -44,8 +46,9 @@ class Follower:
 
     Every `search_every`-th frame is searched; in those between, the points of each face are
     followed by optical flow (Lucas and Kanade, there and back), which costs a tenth. Where the flow
-    of a face is lost (a cut, a hand, a turn of the head), the frame is searched at once. Somebody
-    who comes in is therefore seen up to `search_every - 1` frames late.
+    of a face is lost (a cut, a hand, a turn of the head), the frame is searched at once, and so is
+    one that differs much from a last one without faces. Somebody who comes in otherwise is seen up
+    to `search_every - 1` frames late.
 
     Args:
         detector: finds faces in a picture.
@@ -82,7 +85,7 @@ class Follower:
         """
         small = _grey(image) if self._search_every > 1 else None
         followed = None
-        if self._since < self._search_every and small.shape == self._before.shape:
+        if self._since < self._search_every and not self._is_cut(small):
             followed = self._follow(small, image.shape[1] / small.shape[1])
         if followed is None:
             self._since = 0
@@ -96,6 +99,12 @@ class Follower:
         self._faces = sorted(named, key=lambda face: face.face_id)
         self._since, self._before = self._since + 1, small
         return self._faces
+
+    def _is_cut(self, small: np.ndarray) -> bool:
+        """Whether a frame has little to do with the last; where faces are followed, flow tells."""
+        if small.shape != self._before.shape:
+            return True
+        return not self._faces and bool(cv2.absdiff(small, self._before).mean() > _CUT)
 
     def _search(self, image: np.ndarray) -> list[FollowedFace]:
         found = self._detector(image)
