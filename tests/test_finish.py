@@ -61,7 +61,8 @@ def test_the_size_of_blocks_does_not_matter():
     assert {"none", "linear"} <= {*whole.fill.tolist()}
 
 
-def test_long_gaps_are_bridged():
+@pytest.mark.parametrize("fill", ["linear", "nearest"])
+def test_long_gaps_are_bridged(fill):
     """The only face is away for several blocks."""
     face = AlignedFace(0, np.zeros(4), "ok", np.zeros((1, 1, 3), np.uint8))
     seen = np.array([[0.7, 0.2, 0.1], [0.1, 0.1, 0.8]], np.float32)
@@ -69,12 +70,14 @@ def test_long_gaps_are_bridged():
         for number in range(1, 101):
             raw = {11: seen[:1], 91: seen[1:]}.get(number, seen[:0])
             rows.append(FrameFaces(number, number / 25, True, (face,) * len(raw)), raw)
-        how = Finishing(CLASSES, "v", TableFilter(fill="linear"))
+        how = Finishing(CLASSES, "v", TableFilter(fill=fill))
         found = _finished(rows, how, block=7)
-    share = np.clip((np.arange(1, 101) - 11) / 80, 0, 1)[:, None]
-    expected = seen[0] * (1 - share) + seen[1] * share
+    numbers = np.arange(1, 101)
+    # Of frame 51, as far from the one as from the other, the earlier is taken.
+    share = np.clip((numbers - 11) / 80, 0, 1) if fill == "linear" else numbers > 51
+    expected = seen[0] * (1 - share[:, None]) + seen[1] * share[:, None]
     np.testing.assert_allclose(found.prob, expected, atol=1e-6)
-    assert found.fill.tolist().count("nearest") == 10 + 9
+    assert found.fill.tolist().count("nearest") == (10 + 9 if fill == "linear" else 98)
 
 
 @settings(max_examples=25, deadline=None)

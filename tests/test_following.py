@@ -86,3 +86,14 @@ def test_two_faces_are_followed_apart():
 def test_a_number_of_frames_that_is_none_is_refused():
     with pytest.raises(FerJaxError, match="search_every=0 must be at least 1"):
         Follower(Detector(), search_every=0)
+
+
+def test_a_face_that_flows_nowhere_is_lost(frames):
+    """Flow always finds something in noise; the way back does not lead home."""
+    rng = np.random.default_rng(0)
+    detector = CountingDetector(max_side=320)
+    follower = Follower(detector, search_every=30)
+    assert len(follower(0.0, frames[0].image)) == 1
+    noise = rng.integers(0, 256, frames[0].image.shape, dtype=np.uint8)
+    assert follower(0.04, noise) == []
+    assert detector.calls == 2

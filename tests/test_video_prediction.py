@@ -214,6 +214,15 @@ def test_pictures_are_searched(recognizer, frames, plain):
     assert table.frame.tolist() == [1, 2]
 
 
+def test_small_faces_are_of_low_quality(recognizer):
+    image = photo()
+    for side, status in ((0.42, "ok"), (0.1, "low_quality")):
+        matrix = np.array([[side, 0, 20], [0, side, 20]])
+        picture = cv2.warpAffine(image, matrix, SIZE, flags=cv2.INTER_AREA)
+        table = recognizer.predict(picture)
+        assert table.status.tolist() == [status], side
+
+
 def test_a_bundle_of_other_crops_is_told(frames):
     told = []
     Recognizer(tiny_bundle()).predict(frames[0].image, on_problem=told.append)

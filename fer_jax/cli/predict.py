@@ -178,10 +178,13 @@ def _may_be_folder(path: Path) -> bool:
 
 
 def _load(arguments: argparse.Namespace) -> "Recognizer":
+    from fer_jax.cli.arenas import share_arenas
     from fer_jax.cli.compiled import keep_compiled
+
+    share_arenas()
+    keep_compiled()
     from fer_jax.predict.recognizer import load
 
-    keep_compiled()
     # Of a camera each frame is scored at once: a batch of one is the quickest.
     size = arguments.batch_size or (1 if arguments.camera is not None else None)
     return load(arguments.bundle, batch_size=size)
