@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import pytest
 from jax.sharding import PartitionSpec
-from test_plan import needs_compiler
+from test_plan_compiler import needs_compiler
 
 from fer_jax.models import vit
 from fer_jax.models.vit import ViTConfig

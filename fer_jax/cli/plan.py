@@ -43,7 +43,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--no-search", action="store_true", help="leave out the largest batch, if the own fits")
     add(
         "--alternatives", action="store_true",
-        help="compare remat none, dots and full, layers scanned and unrolled (minutes)",
+        help="compare remat none, dots and full, layers scanned and unrolled, and the batch in 1 "
+        "to 8 parts (minutes)",
     )  # fmt: skip
     add("--require-fit", action="store_true", help="exit with 1 if a step does not fit")
     add("--json", action="store_true", help="for programs")

@@ -14,7 +14,6 @@ if TYPE_CHECKING:
 
     from fer_jax.data.cleaning import Cleaning
     from fer_jax.data.cleaning_files import EditedList
-    from fer_jax.data.dataset import FaceData
     from fer_jax.data.examples import Example, Fault
     from fer_jax.data.staging import Look
     from fer_jax.data.units import Unit
@@ -49,6 +48,16 @@ What was seen of each video is kept in DATA.staging until the data set is whole:
 stopped goes on with the video it was at.
 """
 
+_VIDEOS = """\
+Stores the faces of any videos as a data set without labels, for `fer-jax pretrain`. SRC is a
+folder, whose videos are found at any depth, or one file. Every few frames the faces are found and
+aligned. Faces that are small, blurred or there already in another video are left out: see
+DATA/cleaning.csv and DATA/cleaning.png.
+
+What was seen of each video is kept in DATA.staging until the data set is whole: a run that is
+stopped goes on with the video it was at.
+"""
+
 
 @dataclasses.dataclass(frozen=True)
 class _Source:
@@ -71,6 +80,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     kinds = parser.add_subparsers(dest="kind", required=True, metavar="KIND")
     _add_images(_kind(kinds, "images", "a folder, or a CSV file of paths and labels", _IMAGES))
+    _add_videos(_kind(kinds, "videos", "faces without labels, from any videos", _VIDEOS))
     _add_affwild2(_kind(kinds, "affwild2", "Aff-Wild2 EXPR, as handed out", _AFFWILD2))
     for name, reader in READERS.items():
         description = f"SRC holds {reader.layout}. Label space: {reader.space}."
@@ -103,6 +113,14 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     add("--template", default="as_is", help="how faces without a box are aligned (%(default)s)")
     _add_split_fraction(parser)
     _add_common(parser, clean=False, workers=0)
+
+
+def _add_videos(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("src", metavar="SRC", help="folder with the videos, or one of them")
+    add("--every", type=int, default=10, metavar="N", help="search a frame in N (%(default)s)")
+    add("--size", type=int, default=112, help="pixels of the aligned faces (%(default)s)")
+    _add_common(parser, clean=True, workers=os.cpu_count() or 1)
 
 
 def _add_affwild2(parser: argparse.ArgumentParser) -> None:
@@ -285,10 +303,20 @@ def _affwild2(arguments: argparse.Namespace, detect: bool) -> _Source:
     )
 
 
+def _videos(arguments: argparse.Namespace, detect: bool) -> _Source:
+    from fer_jax.data.face_videos import face_videos
+    from fer_jax.data.staging import Look
+    from fer_jax.labels import label_space
+
+    units, faults = face_videos(arguments.src, every=arguments.every, size=arguments.size)
+    look = Look(detect=detect)
+    return _Source(units, faults, label_space(_ANY_SPACE), look, arguments.skip_bad)
+
+
 def _staging(arguments: argparse.Namespace, out: str) -> str | None:
     """Where what was seen is kept: of videos always, of lists from a review to the next run."""
     staging = f"{out}.staging"
-    kept = arguments.kind == "affwild2" or arguments.review or os.path.isdir(staging)
+    kept = arguments.kind in ("affwild2", "videos") or arguments.review or os.path.isdir(staging)
     return staging if kept else None
 
 
@@ -305,15 +333,12 @@ def main(argv: Sequence[str]) -> int:
     rules = _rules(arguments)
     detect = rules is not None and rules.min_score > 0
     edited = _edited(arguments)
-    if arguments.kind == "images":
-        source = _images(arguments, detect)
-    elif arguments.kind == "affwild2":
-        source = _affwild2(arguments, detect)
-    else:
-        source = _collection(arguments, detect)
+    read = {"images": _images, "videos": _videos, "affwild2": _affwild2}
+    source = read.get(arguments.kind, _collection)(arguments, detect)
 
     from fer_jax.data.builder import build_units
     from fer_jax.data.dataset import FaceData
+    from fer_jax.data.split_table import split_table
 
     out = arguments.out.rstrip("/")
     built = build_units(
@@ -332,7 +357,7 @@ def main(argv: Sequence[str]) -> int:
         extras=source.extras,
     )
     if not arguments.review:
-        print(_summary(FaceData.open(out)))
+        print(split_table(FaceData.open(out)))
     if built.rejects is not None:
         print(f"{built.rejects.summary()}; see {built.folder}/cleaning.csv and cleaning.png")
     if arguments.review:
@@ -346,25 +371,3 @@ def main(argv: Sequence[str]) -> int:
             file=sys.stderr,
         )
     return 0
-
-
-def _summary(data: "FaceData") -> str:
-    """How many faces of each class each split holds, as a table."""
-    import numpy as np
-
-    splits, labels = data.index["split"], data.index["label"]
-    names = list(dict.fromkeys(splits.tolist()))
-    rows = [[data.label_space.name, *names]]
-    classes = list(enumerate(data.label_space.classes))
-    if (labels < 0).any():
-        classes.append((-1, "no label"))
-    for label, name in classes:
-        rows.append([name, *(str(np.sum((splits == s) & (labels == label))) for s in names)])
-    rows.append(["all", *(str(np.sum(splits == split)) for split in names)])
-    widths = [max(len(row[i]) for row in rows) for i in range(len(names) + 1)]
-    lines = [f"{data.path}: {len(data)} faces, {data.template}"]
-    for row in rows:
-        cells = [row[0].ljust(widths[0])]
-        cells += [cell.rjust(width) for cell, width in zip(row[1:], widths[1:], strict=True)]
-        lines.append("  ".join(cells))
-    return "\n".join(lines)

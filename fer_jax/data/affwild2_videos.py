@@ -19,6 +19,7 @@ from fer_jax.data.affwild2_units import (
     read_people,
 )
 from fer_jax.data.examples import Example, Fault
+from fer_jax.data.face_videos import check_size
 from fer_jax.data.images import encode_image
 from fer_jax.data.units import file_state
 from fer_jax.errors import FerJaxError
@@ -26,8 +27,6 @@ from fer_jax.faces.alignment import align, aligned_side, template_name
 from fer_jax.faces.detector import Detector
 from fer_jax.faces.tracking import Tracker, choose_person
 from fer_jax.faces.videos import VideoError, VideoReader
-
-_SMALLEST, _LARGEST = 32, 1024
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -147,8 +146,7 @@ def video_units(
             or a folder not be read; or, whatever `skip_bad` says, annotations or videos are there
             twice.
     """
-    if not _SMALLEST <= size <= _LARGEST:
-        raise FerJaxError(f"size {size} is not in {_SMALLEST}..{_LARGEST} pixels; 112 is usual")
+    check_size(size)
     layout = find_layout(root)
     unread = layout_faults(layout, "videos", unlabelled=unlabelled, skip_bad=skip_bad)
     if not layout.videos:

@@ -10,6 +10,7 @@ from fer_jax.data.images import EXTENSIONS
 from fer_jax.data.listing import (
     csv_table,
     existing_folder,
+    folder_source,
     number_faces,
     read_number,
     without_bad_names,
@@ -52,7 +53,7 @@ def read_image_folder(
             f"{folder}: no folder in it, or one level below, is named after a class of "
             f"{space.name} ({', '.join(space.classes)}); rename the folders{hint}"
         )
-    source = _source(folder)
+    source = folder_source(folder)
     examples, faults = [], []
     for split, root in roots:
         for class_folder in _folders(root):
@@ -89,7 +90,7 @@ def read_unlabelled(folder: str | os.PathLike[str]) -> tuple[list[Example], list
         FerJaxError: the folder does not exist, or holds no image.
     """
     folder = existing_folder(folder)
-    source = _source(folder)
+    source = folder_source(folder)
     names = [path.relative_to(folder).as_posix() for path in _images(folder)]
     examples = [
         Example(folder / name, name, -1, DEFAULT_SPLIT, source=source)
@@ -198,11 +199,6 @@ def _class(name: str, space: LabelSpace) -> int | None:
         return None
 
 
-def _source(folder: Path) -> str:
-    """The folder's name, in which bytes that are no UTF-8 become U+FFFD."""
-    return os.fsencode(folder.name).decode(errors="replace")
-
-
 def _vote_columns(
     columns: Sequence[str], space: LabelSpace, csv_path: str | os.PathLike[str]
 ) -> dict[str, int]:
@@ -266,7 +262,7 @@ def _example(
         subject=values.get(subject_column, ""),
         video=values.get("video", ""),
         frame=int(frame),
-        source=values.get("source") or _source(folder),
+        source=values.get("source") or folder_source(folder),
         box=box,
         score=read_number(score, "confidence") if score else math.nan,
         votes=votes,

@@ -62,6 +62,11 @@ def existing_folder(folder: str | os.PathLike[str]) -> Path:
     return folder
 
 
+def folder_source(folder: Path) -> str:
+    """The folder's name, in which bytes that are no UTF-8 become U+FFFD."""
+    return os.fsencode(folder.absolute().name).decode(errors="replace")
+
+
 def first_existing(folder: Path, names: Sequence[str]) -> Path | None:
     """The first of several files or folders below a folder that exists."""
     return next((folder / name for name in names if (folder / name).exists()), None)

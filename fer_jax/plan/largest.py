@@ -17,7 +17,7 @@ def largest_batch(
     Args:
         measure: batch -> whether it fits, and the bytes that it needs.
         start: the batch to begin at, a multiple of `unit`.
-        unit: batches are multiples of it: the devices.
+        unit: batches are multiples of it: the devices, times the parts of a batch.
         limit: bytes that there are.
 
     Returns:

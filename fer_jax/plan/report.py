@@ -146,10 +146,22 @@ def _largest(step: Mapping[str, Any], plan: Mapping[str, Any]) -> str:
 
 
 def _alternatives(step: Mapping[str, Any]) -> list[Row]:
-    rows = [("remat", "layers", "fits", "needed", "operations", "bound by", "least", "compiled")]
+    head = (
+        "remat",
+        "layers",
+        "parts",
+        "fits",
+        "needed",
+        "operations",
+        "bound by",
+        "least",
+        "compiled",
+    )
+    rows: list[Row] = [head]
     for one in step["alternatives"]:
         layers = "scanned" if one["scan_layers"] else "unrolled"
-        title = (one["remat"] + (" (configured)" if one["configured"] else ""), layers)
+        remat = one["remat"] + (" (configured)" if one["configured"] else "")
+        title = (remat, layers, str(one["accumulate"]))
         if "error" in one:
             rows.append((*title, one["error"], *("-",) * 5))
             continue

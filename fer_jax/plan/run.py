@@ -14,6 +14,7 @@ from fer_jax.plan.largest import largest_batch
 from fer_jax.plan.steps import PlannedStep, planned
 
 Say = Callable[[str], None]
+_MOST_PARTS = 8  # of a batch: more are rarely worth their loop
 
 
 def make_plan(
@@ -34,7 +35,8 @@ def make_plan(
         widths: of frozen features by source, as in `steps.planned`.
         num_classes: of the labels.
         search: look for the largest batch that fits; without it only where the config's does not.
-        alternatives: compile with other `remat` and `scan_layers`, too.
+        alternatives: compile with other `remat` and `scan_layers`, and with the batch in other
+            numbers of parts (`accumulate`), too.
         say: called with a line before each compilation.
 
     Returns:
@@ -102,7 +104,8 @@ def _largest(
 
     limits = [one["limit"] for one in seen.values() if "limit" in one]
     limit = limits[0] if limits else topology.chip.memory
-    best, bounded = largest_batch(measure, train["batch_size"], topology.chips, limit)
+    unit = topology.chips * step.config.accumulate
+    best, bounded = largest_batch(measure, train["batch_size"], unit, limit)
     tried = [
         {"batch_size": size, "fits": one["fits"], "needed": one["needed"]}
         for size, one in sorted(seen.items())
@@ -113,16 +116,35 @@ def _largest(
 def _alternatives(
     step: PlannedStep, topology: Topology, num_classes: int, train: Mapping[str, Any], say: Say
 ) -> list[dict[str, Any]]:
-    """The training step with every policy of recomputing, scanned and unrolled."""
-    own = getattr(step.config, step.model_field)
+    """The training step recomputing by every policy, scanned and unrolled; and in other parts."""
+    own, parts = getattr(step.config, step.model_field), step.config.accumulate
+    wanted = [
+        (remat, scan, parts) for scan, remat in itertools.product((True, False), REMAT_POLICIES)
+    ]
+    wanted += [(own.remat, own.scan_layers, other) for other in _other_parts(step, topology)]
     found = []
-    for scan, remat in itertools.product((True, False), REMAT_POLICIES):
-        as_it_is = (scan, remat) == (own.scan_layers, own.remat)
-        say(f"{step.name}: remat={remat} scan_layers={scan}")
-        other = step.with_model(scan_layers=scan, remat=remat)
+    for remat, scan, accumulate in wanted:
+        as_it_is = (remat, scan, accumulate) == (own.remat, own.scan_layers, parts)
+        say(f"{step.name}: remat={remat} scan_layers={scan} accumulate={accumulate}")
+        other = step.with_model(scan_layers=scan, remat=remat).with_fields(accumulate=accumulate)
         try:
             figures = train if as_it_is else ask(other, topology, num_classes)
         except FerJaxError as error:
             figures = {"error": str(error)}
-        found.append({"remat": remat, "scan_layers": scan, "configured": as_it_is, **figures})
+        found.append(
+            {
+                "remat": remat,
+                "scan_layers": scan,
+                "accumulate": accumulate,
+                "configured": as_it_is,
+                **figures,
+            }
+        )
     return found
+
+
+def _other_parts(step: PlannedStep, topology: Topology) -> list[int]:
+    """Into how many parts else the chips can share the batch: powers of two."""
+    faces = step.config.batch_size // topology.chips
+    powers = [2**power for power in range(_MOST_PARTS.bit_length())]
+    return [n for n in powers if n != step.config.accumulate and faces % n == 0]

@@ -46,7 +46,7 @@ def open_faces(config: PretrainConfig) -> tuple[Rows, Probe | None]:
         if name not in names:
             raise UsageError(f"config.selection_data={name}: is not among config.data")
     opened = {name: _open(name) for name in names}
-    space = _space(config, {name: opened[name].label_space for name in selected})
+    space = _space(config, {name: opened[name] for name in selected})
     train, selection = [], []
     for name, data in opened.items():
         data = data if data.label_space == space else _without_labels(data, space)
@@ -107,9 +107,12 @@ def _open(name: str) -> FaceData:
     return FaceData.open(name)
 
 
-def _space(config: PretrainConfig, spaces: dict[str, LabelSpace]) -> LabelSpace:
-    """Of the labels that are probed."""
-    (first, space), *others = spaces.items()
+def _space(config: PretrainConfig, judged: dict[str, FaceData]) -> LabelSpace:
+    """Of the labels that are probed; where a set has none, its space means nothing."""
+    labelled = {name: data for name, data in judged.items() if (data.index["label"] >= 0).any()}
+    (first, space), *others = (
+        (name, data.label_space) for name, data in (labelled or judged).items()
+    )
     for name, other in others if config.probe_faces and config.selection else ():
         if other != space:
             raise FerJaxError(
