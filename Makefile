@@ -3,7 +3,7 @@ VENV ?= .venv
 DEMO ?= demo
 PYTEST = $(VENV)/bin/python -m pytest -n auto --dist loadfile
 
-.PHONY: demo test test-slow campaign-convert campaign-inputs campaign-plan \
+.PHONY: demo test test-slow campaign-convert campaign-inputs campaign-videos campaign-plan \
 	campaign-preemption lint format clean
 
 # Everything on drawn faces: ends with $(DEMO)/report.html.
@@ -25,6 +25,10 @@ campaign-convert: $(VENV)/installed
 # 5,000 damaged pictures, annotations and videos: no run stops, each is accounted for.
 campaign-inputs: $(VENV)/installed
 	$(VENV)/bin/python tools/input_campaign.py --count 5000 --seed 0 --workers 2
+
+# 2,000 damaged videos and pictures are labelled: each has all its rows, or a clear refusal.
+campaign-videos: $(VENV)/installed
+	$(VENV)/bin/python tools/video_campaign.py --count 2000 --seed 0 --workers 2
 
 # Every config compiled for TPUs that are not there; writes the tables of docs/plan.md. An hour.
 campaign-plan: $(VENV)/installed

@@ -1,6 +1,7 @@
 """`fer-jax predict` on videos, folders and a camera: what is written, told, and gone on with."""
 
 import json
+import os
 
 import cv2
 import numpy as np
@@ -163,6 +164,30 @@ def test_a_camera_that_dies_leaves_its_rows(predict, tmp_path, capsys, monkeypat
     assert "camera 1: cannot be opened" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("last", [None, np.zeros((0, 0, 3), np.uint8), cv2.error("device lost")])
+def test_a_camera_that_gives_rubbish_has_ended(predict, tmp_path, capsys, monkeypatch, last):
+    class Rubbish(Camera):
+        def read(self):
+            if self.frames[1:]:
+                return True, self.frames.pop(0)
+            if isinstance(last, cv2.error):
+                raise last
+            return True, last
+
+    monkeypatch.setattr(cv2, "VideoCapture", Rubbish)
+    assert predict("--camera", 0, "--out", tmp_path / "c.csv", "--smooth", "none") == 1
+    assert "camera 0: gives no more frames" in capsys.readouterr().err
+    assert read_csv(tmp_path / "c.csv").frame.tolist() == [1, 2, 3, 4, 5]
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+@pytest.mark.parametrize("name", ["a.jpg", "a.mp4"])
+def test_a_pipe_is_not_waited_for(predict, tmp_path, capsys, name):
+    os.mkfifo(tmp_path / name)
+    assert predict(tmp_path / name) == 1
+    assert f"{name}: is no file but a pipe or device" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -184,3 +209,15 @@ def test_wrong_use_is_one_line(predict, capsys, arguments, message):
     printed = capsys.readouterr()
     assert len(printed.err.splitlines()) == 1
     assert message in printed.err
+
+
+def test_a_video_that_was_changed_is_labelled_again(predict, tmp_path, capsys):
+    videos, out = tmp_path / "videos", tmp_path / "out"
+    for name, count in (("a", 4), ("b", 5)):
+        write_video(videos / f"{name}.avi", moving_frames(count))
+    assert predict(videos, "--out", out) == 0
+    write_video(videos / "b.avi", moving_frames(7))
+    capsys.readouterr()
+    assert predict(videos, "--out", out) == 0
+    assert "1 of 2 videos are done already" in capsys.readouterr().out
+    assert len(read_csv(out / "b.csv")) == 7

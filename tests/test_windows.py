@@ -47,6 +47,18 @@ def test_arrays_about_as_long_as_a_chunk(rows):
     np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
 
 
+@pytest.mark.parametrize(("window", "lookahead"), [(3, 1), (5, 0), (5, 2)])
+def test_two_videos_shorter_than_a_chunk(window, lookahead):
+    """Wherever the second begins: also where its windows reach back to the very first row."""
+    options = {"kernel": "box", "window": window, "lookahead": lookahead}
+    for total in (2, 6, 9):
+        for first in range(1, total):
+            values, weights, segments = ragged(first, [first, total - first])
+            found = _smooth(values, weights=weights, segments=segments, **options)
+            expected = smooth_reference(values, weights, segments, **options)
+            np.testing.assert_allclose(found, expected, rtol=0, atol=TOLERANCE)
+
+
 def test_vmap_over_other_videos_each():
     cases = [_cut_at_random(seed, 90, 2 + 3 * seed) for seed in range(4)]
     together = jax.vmap(lambda v, w, s: smooth(v, weights=w, segments=s, window=9))

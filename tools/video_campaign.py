@@ -13,7 +13,8 @@ camera that dies. A worker process labels it with a tiny bundle. A file passes i
   a line that names the file says so. A picture that cannot be decoded, or was cut so that it shows
   something else, is named and has one empty row.
 
-The second time, into a folder of tables, the result is the same, and nothing else is left there.
+The second time, into a folder of tables, the result is the same, and nothing else is left there;
+but where FFmpeg's threads decode other pixels of a damaged file, its frames alone are (`unsteady`).
 A folder goes by the command: exit code 1 if anything was told, the same lines and the same rows as
 of each file alone, whole files as by themselves; the same command again does nothing again. Of a
 camera every frame that came has a row.
@@ -40,8 +41,8 @@ from video_seeds import RARE, Seed, read_seeds, write_seeds
 from watched_workers import Team, WatchedWorker
 
 SECONDS = 90.0
-PATIENCE = 240.0  # seconds by the clock, the second reader's included, before a worker is killed
-MEMORY = 3 << 30  # bytes; of a frame of 8K, 100 MB, some are in flight
+PATIENCE = 120.0  # seconds by the clock, the second reader's included, before a worker is killed
+MEMORY = 2 << 30  # bytes; of a frame of 8K, 100 MB, some are in flight
 
 _WORKER = Path(__file__).resolve().parent / "video_worker.py"
 _NAMES = (".mp4", ".avi", ".gif", ".mkv", ".jpg", ".png", ".webp", ".txt", "")
@@ -88,7 +89,7 @@ class Verdict:
         number: of the case.
         kind: of it.
         honest: the file that was damaged.
-        outcome: `refused` | `named` | `as before` | `read` | `done` | `failed`.
+        outcome: `refused` | `named` | `as before` | `read` | `unsteady` | `done` | `failed`.
         said: of the file, or what failed.
         seconds: of the processor.
         bytes: of memory that it took at most.
@@ -181,29 +182,18 @@ def examine(worker: WatchedWorker, seeds: list[Seed], seed: int, number: int) ->
     return verdict
 
 
-def campaign(
-    numbers: Iterable[int], seed: int, workers: int, *, code: str = ""
-) -> Iterator[Verdict]:
-    """Labels the cases of these numbers; verdicts come as they are ready.
-
-    Args:
-        numbers: of the cases.
-        seed: of all of them.
-        workers: processes.
-        code: run instead of the worker's script, to see that the campaign can fail.
-    """
+def campaign(numbers: Iterable[int], seed: int, workers: int) -> Iterator[Verdict]:
+    """Labels the cases of these numbers, a process a worker; verdicts come as they are ready."""
     with tempfile.TemporaryDirectory() as folder:
         write_seeds(Path(folder))
         seeds = read_seeds(Path(folder))
-        team: Team[Verdict] = Team(
-            lambda own: WatchedWorker(_WORKER, own, [folder], code=code), workers
-        )
+        team: Team[Verdict] = Team(lambda own: WatchedWorker(_WORKER, own, [folder]), workers)
         yield from team.over(numbers, lambda worker, n: examine(worker, seeds, seed, n))
 
 
 def table(verdicts: list[Verdict]) -> str:
     """Figures by kind, and the worst of all."""
-    outcomes = ("refused", "named", "as before", "read", "done", "failed")
+    outcomes = ("refused", "named", "as before", "read", "unsteady", "done", "failed")
     lines = [f"| source | damage | cases | {' | '.join(outcomes)} |"]
     lines.append("|---|---|" + "--:|" * (len(outcomes) + 1))
     for kind in KINDS:
@@ -243,6 +233,8 @@ def main(arguments: list[str] | None = None) -> int:
             print(verdict)
         if verdict.outcome == "failed":
             print(f"{verdict.number} ({_what(verdict)}): {verdict.said}", flush=True)
+        if sys.stderr.isatty() and len(verdicts) % 20 == 0:
+            print(f"{len(verdicts)} of {len(numbers)}", end="\r", file=sys.stderr)
         if given.out and (verdict.outcome == "failed" or given.only is not None):
             _keep(given.seed, verdict.number, given.out)
     print(table(verdicts))

@@ -52,7 +52,8 @@ _BY_FFMPEG = {
     "sound_only.mp4": f"{_SOUND} -map 1:a -c:a aac",
     "sound_only.mkv": f"{_SOUND} -map 1:a -c:a aac",
 }
-# Rarely taken: large frames take seconds.
+_TURNED = "rotated.mov"
+# Seldom taken: large frames take seconds.
 RARE = ("8k.avi", "crowd.avi", "crowd.jpg")
 
 
@@ -85,8 +86,9 @@ def write_seeds(folder: Path) -> None:
     _write(folder / "8k.avi", "MJPG", [cv2.resize(frames[0], (7680, 4320))] * 2)
     if shutil.which("ffmpeg"):
         for name, options in _BY_FFMPEG.items():
-            _write_by_ffmpeg(folder / name, options, frames)
-        _turn(folder / "rotated.mov")
+            turned = [np.rot90(frame) for frame in frames] if name == _TURNED else frames
+            _write_by_ffmpeg(folder / name, options, turned)
+        _turn(folder / _TURNED)
     for name, image in _pictures(frames[0]).items():
         cv2.imwrite(str(folder / name), image)
     progressive = [cv2.IMWRITE_JPEG_PROGRESSIVE, 1]
@@ -142,7 +144,15 @@ def _turn(path: Path) -> None:
 
 def _write_by_ffmpeg(path: Path, options: str, frames: list[np.ndarray]) -> None:
     command = ["ffmpeg", "-v", "error", "-y", "-f", "rawvideo", "-pix_fmt", "bgr24"]
-    command += ["-s", f"{SIZE[0]}x{SIZE[1]}", "-r", "25", "-i", "-", *options.split()]
+    command += [
+        "-s",
+        f"{frames[0].shape[1]}x{frames[0].shape[0]}",
+        "-r",
+        "25",
+        "-i",
+        "-",
+        *options.split(),
+    ]
     command += ["-threads", "1", "-fflags", "+bitexact", "-flags:v", "+bitexact", str(path)]
     given = b"".join(frame.tobytes() for frame in frames)
     subprocess.run(command, input=given, check=True)

@@ -28,16 +28,12 @@ class WatchedWorker:
         script: run with `arguments`, the first of which is the folder.
         folder: made for it.
         arguments: further ones.
-        code: run instead of the script, which it may import, where a test breaks something first.
     """
 
-    def __init__(
-        self, script: Path, folder: Path, arguments: Sequence[str] = (), *, code: str = ""
-    ) -> None:
+    def __init__(self, script: Path, folder: Path, arguments: Sequence[str] = ()) -> None:
         folder.mkdir()
         self.folder = folder
-        self._command = [sys.executable, *(["-c", code] if code else [str(script)])]
-        self._command += [str(folder), *arguments]
+        self._command = [sys.executable, str(script), str(folder), *arguments]
         self._process: subprocess.Popen[bytes] | None = None
 
     def ask(self, task: dict[str, Any], patience: float) -> dict[str, Any] | str:

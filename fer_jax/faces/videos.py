@@ -5,6 +5,7 @@ the only count that fits the labels is that of the frames that come out.
 """
 
 import dataclasses
+import itertools
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,7 +16,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from fer_jax.errors import FerJaxError
-from fer_jax.faces.containers import is_avi, missing_bytes
+from fer_jax.faces.containers import is_avi, is_broken, missing_bytes
 
 # What is wrong with a file is said by VideoError and `VideoReader.fault`; FFmpeg would print a line
 # for each damaged frame. It reads this once, when the first video is opened.
@@ -56,10 +57,15 @@ class VideoFrame:
 
 
 @runtime_checkable
-class _Capture(Protocol):
-    """What is used of cv2.VideoCapture."""
+class _Frames(Protocol):
+    """What is used of a camera."""
 
     def read(self) -> tuple[bool, Any]: ...
+
+
+@runtime_checkable
+class _Capture(_Frames, Protocol):
+    """What is used of cv2.VideoCapture of a file."""
 
     def get(self, propId: int) -> float: ...
 
@@ -92,23 +98,28 @@ class VideoReader:
         self.path = Path(path)
         self.count = 0
         self.fault = ""
+        self._begun: tuple[_Capture, Iterator[VideoFrame]] | None = None
         capture = self._open()
-        try:
-            self.fps = _sane_fps(capture.get(cv2.CAP_PROP_FPS))
-            self.announced = max(0, int(min(capture.get(cv2.CAP_PROP_FRAME_COUNT), 2**31)))
-            first = next(self._decode(capture), None)
-        finally:
-            capture.release()
+        self.fps = _sane_fps(capture.get(cv2.CAP_PROP_FPS))
+        self.announced = max(0, int(min(capture.get(cv2.CAP_PROP_FRAME_COUNT), 2**31)))
+        frames = self._decode(capture)
+        first = next(frames, None)
         if first is None:
             raise VideoError(f"{self.path}: no frame of it can be decoded; see whether it plays")
         self.size = (first.image.shape[1], first.image.shape[0])
+        # The first iteration goes on with it: a file's index is read once.
+        self._begun = (capture, itertools.chain([first], frames))
 
     def __iter__(self) -> Iterator[VideoFrame]:
-        capture = self._open()
+        capture, frames = self._begun or (None, None)
+        self._begun = None
+        if capture is None:
+            capture = self._open()
+            frames = self._decode(capture)
         self.count, self.fault = 0, ""
         number, gaps, last_s = 0, 0, 0.0
         try:
-            for frame in self._decode(capture):
+            for frame in frames:
                 self.count, number = self.count + 1, frame.number
                 gaps += (frame.time_s - last_s) * self.fps > _GAP_FRAMES
                 last_s = frame.time_s
@@ -121,7 +132,7 @@ class VideoReader:
         number, failures, time_s = 0, 0, -1 / self.fps
         # A frame that cannot be decoded looks like the end, but others may follow.
         while failures <= _ATTEMPTS:
-            image = _read(capture)
+            image = read_image(capture)
             if image is None:
                 failures += 1
                 continue
@@ -176,7 +187,8 @@ class VideoReader:
         # Edit lists, and lengths that are estimated, make sound files announce a few frames more
         # than they show, but AVI has neither; gaps alone are usual where the rate varies.
         few = self.count < self.announced * (1 if is_avi(self.path) else _FEW)
-        if leaps or few or (gaps and self.count < self.announced):
+        fewer = gaps and self.count < self.announced
+        if leaps or few or fewer or is_broken(self.path):
             return f"seems damaged; {self.count} of {self.announced} frames could be decoded"
         return ""
 
@@ -196,7 +208,8 @@ def read_video(path: Path | str) -> VideoReader:
     return VideoReader(path)
 
 
-def _read(capture: _Capture) -> np.ndarray | None:
+def read_image(capture: _Frames) -> np.ndarray | None:
+    """The next picture of a `cv2.VideoCapture`, BGR; None where it gives none or an empty one."""
     try:
         done, image = capture.read()
     except cv2.error:

@@ -167,10 +167,11 @@ def by_chunks(
     def chunk(row: Array, first: Array, end: Array) -> Sequence[Array]:
         # Few steps, the others in `at_an_end`: XLA's CPU runs a body of up to eight in one thread,
         # and passes a longer one from thread to thread, with the chunk in another core's cache.
-        begin = place(row)[1]
+        start, begin = place(row)
         read = begin + jnp.arange(rows + around)[:, None]
         own = before([cut(part, begin) for part in parts], (read >= first) & (read < end))
-        found = jax.lax.cond(begin == row - back, lambda own, _: rule(own), at_an_end, own, row)
+        inside = (start == row) & (begin == row - back)
+        found = jax.lax.cond(inside, lambda own, _: rule(own), at_an_end, own, row)
         return after([out.reshape(rows, -1) for out in found])
 
     def video(state: Any) -> Any:

@@ -30,7 +30,7 @@ def find_files(paths: Paths) -> tuple[list[Path], list[Path]]:
         Pictures and videos, sorted within each folder.
 
     Raises:
-        FerJaxError: a path does not exist, or there is neither.
+        FerJaxError: a path does not exist or is no file, or there is neither.
     """
     sources = [paths] if isinstance(paths, (str, os.PathLike)) else list(paths)
     pictures: list[Path] = []
@@ -45,8 +45,10 @@ def find_files(paths: Paths) -> tuple[list[Path], list[Path]]:
                     f"{path}: no picture or video in this folder; name one that holds "
                     f"{', '.join((*EXTENSIONS, *VIDEO_EXTENSIONS))}"
                 )
-        elif path.exists():
+        elif path.is_file():
             inside = [path]
+        elif path.exists():  # a pipe would be waited for
+            raise FerJaxError(f"{path}: is no file but a pipe or device; name a picture or a video")
         else:
             raise FerJaxError(f"{path}: no such picture, video or folder; check the path")
         for file in inside:

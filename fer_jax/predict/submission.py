@@ -70,7 +70,10 @@ class Submission:
 
     @property
     def filled(self) -> Bool[np.ndarray, "rows"]:
-        """Which rows of the sample had no prediction of their own."""
+        """Which rows of the sample had no prediction of their own, or none that the filter took.
+
+        A filter that is evaluated at every n-th frame passes over a frame that no window reaches.
+        """
         return self.table.fill[self.row] != "none"
 
 

@@ -46,6 +46,9 @@ def check_submission(path: str | os.PathLike[str], sample: Sample) -> tuple[str,
     findings = []
     if plain != content:
         findings.append("begins with a byte-order mark; write it as UTF-8 without one")
+    if alone := re.search(rb"\r(?!\n|\Z)", plain):
+        number = len(plain[: alone.end()].splitlines())
+        findings.append(f"line {number}: ends with CR alone; end lines with LF or CR LF")
     first = 1
     if lines[0] != SUBMISSION_HEADER:
         findings.append(f"line 1: {quoted(lines[0])} is not the header {SUBMISSION_HEADER}")

@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 
 from fer_jax.errors import FerJaxError
-from fer_jax.faces.videos import VideoError, VideoFrame
+from fer_jax.faces.videos import VideoError, VideoFrame, read_image
 from fer_jax.predict.face_sample import FaceSample
 from fer_jax.predict.finish import finished
 from fer_jax.predict.frame_faces import FaceSearch, faces_of_frames, wanted_alignment
@@ -155,8 +155,8 @@ class Camera:
                 raise VideoError(f"camera {self.index}: cannot be opened; see that it is connected")
             number, begun, last_s = 0, time.monotonic(), -1.0
             while True:
-                done, image = capture.read()
-                if not done:
+                image = read_image(capture)
+                if image is None:
                     self.fault = f"camera {self.index}: gives no more frames; see to its cable"
                     return
                 number += 1
