@@ -18,7 +18,8 @@ from video_worker import Examiner
 from fer_jax.cli import predict as command
 from fer_jax.data.images import ImageError
 from fer_jax.faces import videos
-from fer_jax.predict import many, pictures, predicting, scoring, video
+from fer_jax.predict import pictures, predicting, scoring, video
+from fer_jax.recipes import labelling
 
 KEPT = []
 
@@ -60,14 +61,20 @@ def main(folder: Path, seeds: Path) -> None:
     run("names nothing", of(noise), predicting, "read_video", raising(videos.VideoError("no")))
     run("raises", of(whole), predicting, "read_video", raising(ValueError("ours")))
     run("sums to two", of(whole), scoring, "softmax", doubled(scoring.softmax))
-    run("forgets the last", of(whole), many, "predict_video", all_but_one(many.predict_video))
-    run("leaves parts", of(whole), many, "TableFile", leaving_parts(many.TableFile))
+    run(
+        "forgets the last",
+        of(whole),
+        labelling,
+        "predict_video",
+        all_but_one(labelling.predict_video),
+    )
+    run("leaves parts", of(whole), labelling, "TableFile", leaving_parts(labelling.TableFile))
     run("prints", of(whole), predicting, "read_video", printing(predicting.read_video))
     run("opens", of(whole), predicting, "read_video", opening(predicting.read_video))
     run("sees grey", of(grey), pictures, "decode_image", grey_instead(pictures.decode_image))
     run("takes memory", of(whole), predicting, "read_video", hoarding(predicting.read_video))
     run("counts no problems", of_folder(mixture), command._Run, "_tell", tell_only)
-    run("writes anew", of_folder(mixture), many.Labeller, "_has_table", lambda *_: False)
+    run("writes anew", of_folder(mixture), labelling.Labeller, "_has_table", lambda *_: False)
     run("ends a camera", camera, video, "read_image", twice(video.read_image))
 
 

@@ -12,9 +12,9 @@ from test_video_prediction import aligned_bundle
 
 from fer_jax.bundle import save_bundle
 from fer_jax.cli.main import main
-from fer_jax.predict import many
 from fer_jax.predict.recognizer import load
 from fer_jax.predict.table import read_csv
+from fer_jax.recipes import labelling
 
 
 @pytest.fixture(scope="module")
@@ -109,7 +109,7 @@ def test_a_table_of_somebody_else_is_kept(predict, tmp_path, capsys):
 
 
 def test_an_interrupted_video_is_done_again(predict, tmp_path, capsys, monkeypatch):
-    run = many.predict_video
+    run = labelling.predict_video
 
     def stopped(*args, progress, **options):
         def stop():
@@ -119,7 +119,7 @@ def test_an_interrupted_video_is_done_again(predict, tmp_path, capsys, monkeypat
         return run(*args, progress=progress, **options | {"on_frame": stop})
 
     with monkeypatch.context() as patched:
-        patched.setattr(many, "predict_video", stopped)
+        patched.setattr(labelling, "predict_video", stopped)
         assert predict("videos/a.avi", "--out", tmp_path / "r") == 130
     assert "interrupted; the same command goes on" in capsys.readouterr().err
     assert len(read_csv(tmp_path / "r" / "a.csv")) == 7

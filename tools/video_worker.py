@@ -41,11 +41,11 @@ from fer_jax.cli.main import main as fer_jax_main
 from fer_jax.data.images import EXTENSIONS
 from fer_jax.errors import FerJaxError
 from fer_jax.faces.videos import VideoFrame, VideoReader
-from fer_jax.predict.many import Job, Labeller
 from fer_jax.predict.reading import Reading
 from fer_jax.predict.recognizer import load
 from fer_jax.predict.sources import find_files
 from fer_jax.predict.table import read_csv
+from fer_jax.recipes.labelling import Job, Labeller
 
 _BACKSTOP = 8 << 30  # bytes of address space beyond what the imports take
 _BATCH = 8

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from fer_jax.errors import FerJaxError, UsageError
 
 if TYPE_CHECKING:
-    from fer_jax.predict.many import Job, Labeller
     from fer_jax.predict.reading import Reading
     from fer_jax.predict.recognizer import Recognizer
     from fer_jax.predict.table import PredictionTable
+    from fer_jax.recipes.labelling import Job, Labeller
     from fer_jax.report.beside import Beside
 
 _DESCRIPTION = """\
@@ -305,9 +305,9 @@ class _Run:
 
     def _folder(self, pictures: list[Path], videos: list[Path]) -> int:
         """A table for each video, one for all pictures."""
-        from fer_jax.predict.many import Labeller, is_ours, jobs_of
         from fer_jax.predict.pictures import predict_pictures
         from fer_jax.predict.sources import pictures_of_files
+        from fer_jax.recipes.labelling import Labeller, is_ours, jobs_of
 
         self._out.mkdir(parents=True, exist_ok=True)
         labeller = Labeller(self._recognizer, self._reading, _beside(self._arguments))
