@@ -1,5 +1,6 @@
 """Faces followed between searches, against the motion that moved them."""
 
+import cv2
 import numpy as np
 import pytest
 from moving_faces import frame_of, motion, moving_frames, photo
@@ -12,11 +13,12 @@ from fer_jax.faces.following import Follower
 class CountingDetector(Detector):
     """Says how often it was asked."""
 
-    calls = 0
+    calls = coarse = 0
 
-    def __call__(self, image):
+    def __call__(self, image, *, coarse=False):
         self.calls += 1
-        return super().__call__(image)
+        self.coarse += coarse
+        return super().__call__(image, coarse=coarse)
 
 
 @pytest.fixture(scope="module")
@@ -97,3 +99,20 @@ def test_a_face_that_flows_nowhere_is_lost(frames):
     noise = rng.integers(0, 256, frames[0].image.shape, dtype=np.uint8)
     assert follower(0.04, noise) == []
     assert detector.calls == 2
+
+
+def test_large_faces_are_searched_coarsely_but_for_one_search_in_five(frames):
+    detector = CountingDetector()
+    whole, follower = Detector(), Follower(detector, search_every=2)
+    for index, frame in enumerate(frames[:24]):
+        image = cv2.resize(frame.image, None, fx=2, fy=2)
+        (face,) = follower(frame.time_s, image)
+        if index % 2 == 0:
+            fine = whole(image)
+            eyes = np.linalg.norm(fine.points[0, 1] - fine.points[0, 0])
+            # Measured: 0.041 of the distance of the eyes at most.
+            assert np.abs(face.points - fine.points[0]).max() < 0.07 * eyes
+    assert (detector.calls, detector.coarse) == (12, 9)
+    # Gone: a coarse search that does not find everybody again is followed by a whole one.
+    assert follower(1.0, np.full_like(image, 90)) == []
+    assert (detector.calls, detector.coarse) == (14, 10)

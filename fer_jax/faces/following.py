@@ -8,6 +8,7 @@ from jaxtyping import Float, Float32, UInt8
 
 from fer_jax.errors import FerJaxError
 from fer_jax.faces.alignment import alignment_error, similarity, transform
+from fer_jax.faces.boxes import overlaps
 from fer_jax.faces.detector import Detector
 from fer_jax.faces.tracking import Tracker
 
@@ -20,6 +21,11 @@ _LEAST_KEPT = 0.6
 _GRID = np.stack(np.meshgrid([0.25, 0.5, 0.75], [0.2, 0.4, 0.6, 0.8]), axis=-1).reshape(-1, 2)
 # Grey levels that a frame differs from the last one, on average, at a cut.
 _CUT = 12.0
+# Of so many searches one is whole; the others are coarse where the faces followed are this large
+# in the detector's picture, by their shorter side, and found again.
+_WHOLE = 5
+_LARGE = 80.0
+_SAME_FACE = 0.3
 # A face that changes more than this from one frame to the next has been lost.
 _MOST_CHANGE = 1.25
 
@@ -48,7 +54,8 @@ class Follower:
     followed by optical flow (Lucas and Kanade, there and back), which costs a tenth. Where the flow
     of a face is lost (a cut, a hand, a turn of the head), the frame is searched at once, and so is
     one that differs much from a last one without faces. Somebody who comes in otherwise is seen up
-    to `search_every - 1` frames late.
+    to `search_every - 1` frames late. Where some frames are not searched, and all faces are large,
+    four searches in five are coarse: a far smaller face comes in up to five searches late.
 
     Args:
         detector: finds faces in a picture.
@@ -65,6 +72,7 @@ class Follower:
         self._search_every = search_every
         self._tracker = Tracker()
         self._since = search_every
+        self._coarse = 0  # searches since the last whole one
         self._before: UInt8[np.ndarray, "h w"] | None = None
         self._faces: list[FollowedFace] = []
 
@@ -88,8 +96,9 @@ class Follower:
         if self._since < self._search_every and not self._is_cut(small):
             followed = self._follow(small, image.shape[1] / small.shape[1])
         if followed is None:
+            due = self._since >= self._search_every > 1
+            followed = (self._search_again(image) if due else None) or self._search(image)
             self._since = 0
-            followed = self._search(image)
         boxes = np.array([face.box for face in followed], np.float32).reshape(-1, 4)
         numbers = self._tracker.update(time_s, boxes).tolist()
         named = [
@@ -106,8 +115,23 @@ class Follower:
             return True
         return not self._faces and bool(cv2.absdiff(small, self._before).mean() > _CUT)
 
-    def _search(self, image: np.ndarray) -> list[FollowedFace]:
-        found = self._detector(image)
+    def _search_again(self, image: np.ndarray) -> list[FollowedFace] | None:
+        """A coarse search; None where that is not enough."""
+        shrunk = min(1.0, self._detector.max_side / max(image.shape[:2]))
+        boxes = np.array([face.box for face in self._faces]).reshape(-1, 4)
+        sides = (boxes[:, 2:] - boxes[:, :2]).min(axis=1, initial=np.inf) * shrunk
+        if not len(boxes) or sides.min() < _LARGE or self._coarse == _WHOLE - 1:
+            return None
+        faces = self._search(image, coarse=True)
+        found = np.array([face.box for face in faces]).reshape(-1, 4)
+        if not len(found) or overlaps(boxes, found).max(axis=1).min() < _SAME_FACE:
+            return None
+        self._coarse += 1
+        return faces
+
+    def _search(self, image: np.ndarray, *, coarse: bool = False) -> list[FollowedFace]:
+        found = self._detector(image, coarse=coarse)
+        self._coarse = self._coarse if coarse else 0
         rows = zip(found.boxes, found.points, found.scores.tolist(), strict=True)
         return [FollowedFace(-1, *row) for row in rows if _can_be_aligned(row[1])]
 
