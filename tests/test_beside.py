@@ -102,6 +102,16 @@ def test_a_folder_goes_on_and_draws_what_is_new(predict, folder, tmp_path, capsy
     assert document["views"]["frames"] > 4
 
 
+def test_a_report_made_later_says_what_it_lacks(predict, folder, tmp_path, capsys):
+    assert predict("videos/a.avi", "--out", tmp_path) == 0
+    assert predict("videos/a.avi", "--out", tmp_path, "--report") == 0
+    assert "the report leaves out which view spoke" in capsys.readouterr().out
+    (tmp_path / "a.csv").unlink()
+    assert predict("videos/a.avi", "--out", tmp_path, "--report") == 0
+    assert "leaves out" not in capsys.readouterr().out
+    assert "Which view spoke for it" in (tmp_path / "a.html").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

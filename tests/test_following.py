@@ -69,6 +69,14 @@ def test_a_size_that_changes_is_searched(frames):
     larger = np.repeat(np.repeat(frames[0].image, 2, axis=0), 2, axis=1)
     (face,) = follower(0.04, larger)
     assert face.box[2] - face.box[0] > 1.5 * 60
+    # Also where both are shrunk to the same picture for the flow.
+    big, bigger = (cv2.resize(frames[0].image, None, fx=scale, fy=scale) for scale in (2, 4))
+    detector = CountingDetector(max_side=320)
+    follower = Follower(detector, search_every=9)
+    follower(0.0, big)
+    (face,) = follower(0.04, bigger)
+    assert detector.calls == 2
+    assert face.box[2] - face.box[0] > 3 * 60
 
 
 def test_two_faces_are_followed_apart():

@@ -1,7 +1,9 @@
 """`fer-jax predict` on videos, folders and a camera: what is written, told, and gone on with."""
 
+import dataclasses
 import json
 import os
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -12,6 +14,7 @@ from test_video_prediction import aligned_bundle
 
 from fer_jax.bundle import save_bundle
 from fer_jax.cli.main import main
+from fer_jax.predict import predicting
 from fer_jax.predict.recognizer import load
 from fer_jax.predict.table import read_csv
 from fer_jax.recipes import labelling
@@ -43,7 +46,8 @@ def predict(folder, monkeypatch):
     monkeypatch.setenv("JAX_COMPILATION_CACHE_DIR", "")
 
     def run(*arguments):
-        return main(["predict", *map(str, arguments), "--bundle", "bundle", "--batch-size", "4"])
+        size = () if "--batch-size" in arguments else ("--batch-size", 4)
+        return main(["predict", *map(str, (*arguments, *size)), "--bundle", "bundle"])
 
     return run
 
@@ -102,10 +106,81 @@ def test_a_folder_of_videos_goes_on_and_passes_by_what_fails(predict, folder, tm
 def test_a_table_of_somebody_else_is_kept(predict, tmp_path, capsys):
     (tmp_path / "a.csv").write_text("mine")
     assert predict("videos", "--out", tmp_path) == 2
-    assert "a.csv: is there, and not of such a run" in capsys.readouterr().err
+    assert f"a.csv: is there, and not made of {Path('videos/a.avi')}" in capsys.readouterr().err
     assert (tmp_path / "a.csv").read_text() == "mine"
     assert predict("videos", "--out", tmp_path, "--overwrite") == 0
     assert len(read_csv(tmp_path / "a.csv")) == 20
+    # A video of the same name from elsewhere does not take its place unasked, either.
+    write_video(tmp_path / "other" / "a.avi", moving_frames(3))
+    before = (tmp_path / "a.csv").read_bytes()
+    assert predict(tmp_path / "other", "--out", tmp_path) == 2
+    assert "a.csv: is there, and not made of" in capsys.readouterr().err
+    assert (tmp_path / "a.csv").read_bytes() == before
+    # Nor does what would be drawn, or a table that pictures are written to.
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "a.png").write_text("mine")
+    assert predict("videos/a.avi", "--out", tmp_path / "new", "--timeline") == 2
+    assert "a.png: is there, and not made of" in capsys.readouterr().err
+    write_video(tmp_path / "pictures.avi", moving_frames(1))
+    cv2.imwrite(str(tmp_path / "p.png"), moving_frames(1)[0].image)
+    assert predict(tmp_path / "pictures.avi", tmp_path / "p.png", "--out", tmp_path / "r") == 2
+    assert "pictures.csv, which is of pictures" in capsys.readouterr().err
+
+
+def test_a_table_that_was_edited_is_made_anew(predict, tmp_path):
+    assert predict("videos/b.avi", "--out", tmp_path) == 0
+    whole = (tmp_path / "b.csv").read_bytes()
+    (tmp_path / "b.csv").write_bytes(whole[: len(whole) // 2])
+    assert predict("videos/b.avi", "--out", tmp_path) == 0
+    assert (tmp_path / "b.csv").read_bytes() == whole
+
+
+def test_a_fault_is_told_each_time(predict, folder, tmp_path, capsys):
+    content = (folder / "videos" / "a.avi").read_bytes()
+    (tmp_path / "short.avi").write_bytes(content[: len(content) * 2 // 3])
+    for _ in range(2):
+        assert predict(tmp_path / "short.avi", "--out", tmp_path / "r") == 1
+        assert "short.avi: is truncated by" in capsys.readouterr().err
+
+
+def test_results_in_the_folder_of_the_videos(predict, folder, tmp_path, capsys):
+    videos = tmp_path / "videos"
+    write_video(videos / "b.avi", moving_frames(2))
+    for _ in range(2):  # what was drawn is no video to be labelled
+        assert predict(videos, "--out", videos / "results", "--annotate") == 0
+    made = sorted(path.name for path in (videos / "results").iterdir())
+    assert made == ["b.csv", "b.json", "b_annotated.mp4"]
+    assert predict(videos, "--out", videos, "--timeline") == 2
+    assert "is in the folder of the videos" in capsys.readouterr().err
+
+
+def test_one_table_keeps_the_rows_of_an_interrupt(predict, tmp_path, capsys, monkeypatch):
+    run = predicting.predict_video
+
+    def stopped(*args, progress, **options):
+        def stop():
+            if progress.frames == 7:
+                raise KeyboardInterrupt
+
+        return run(*args, progress=progress, **options | {"on_frame": stop})
+
+    monkeypatch.setattr(predicting, "predict_video", stopped)
+    assert predict("videos/a.avi", "--out", tmp_path / "a.csv") == 130
+    assert "interrupted; these are the rows so far" in capsys.readouterr().err
+    assert len(read_csv(tmp_path / "a.csv")) == 7
+
+
+def test_the_bundles_way_of_filling_goes_with_another_filter(folder, tmp_path):
+    bundle = aligned_bundle()
+    smoothing = {"kernel": "box", "window": 3, "stride": 1, "fill": "linear"}
+    save_bundle(dataclasses.replace(bundle, smoothing=smoothing), tmp_path / "bundle")
+    recognizer = load(tmp_path / "bundle", batch_size=4)
+    table = recognizer.predict(folder / "videos" / "a.avi", smooth="box:5")
+    assert set(table.fill[table.status == "no_face"]) == {"linear"}
+    out, video = tmp_path / "a.csv", folder / "videos" / "a.avi"
+    arguments = ["predict", video, "--out", out, "--smooth", "box:5", "--bundle"]
+    assert main([*map(str, arguments), str(tmp_path / "bundle"), "--batch-size", "4"]) == 0
+    assert_tables_equal(read_csv(out), table)
 
 
 def test_an_interrupted_video_is_done_again(predict, tmp_path, capsys, monkeypatch):
@@ -156,6 +231,13 @@ def test_a_camera_that_dies_leaves_its_rows(predict, tmp_path, capsys, monkeypat
     table = read_csv(tmp_path / "c.csv")
     assert table.frame.tolist() == [1, 2, 3, 4, 5]
     assert np.isfinite(table.prob).all()
+    before = (tmp_path / "c.csv").read_bytes()
+    assert predict("--camera", 0, "--out", tmp_path / "c.csv") == 2
+    assert "c.csv: is there already" in capsys.readouterr().err
+    assert (tmp_path / "c.csv").read_bytes() == before
+    assert predict("--camera", 1, "--out", tmp_path / "d.csv") == 1
+    assert not (tmp_path / "d.csv").exists()
+    capsys.readouterr()
     assert predict("--camera", 0, "--smooth", "none") == 1
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 5
@@ -200,6 +282,8 @@ def test_a_pipe_is_not_waited_for(predict, tmp_path, capsys, name):
         (("videos", "--fill", "guess"), "fill 'guess': must be one of"),
         (("videos", "--every", "0"), "every=0 must be at least 1"),
         (("videos", "--abstain", "1.5"), "abstain=1.5 must be"),
+        (("videos", "--batch-size", "0"), "--batch-size 0: must be at least 1"),
+        (("--camera", 0, "--fill", "linear"), "--fill are for files; leave them out"),
         (("nowhere.mp4",), "no such picture, video or folder"),
         (("bundle/bundle.json",), "holds no video stream"),
     ],

@@ -20,7 +20,7 @@ from fer_jax.predict.frame_faces import FaceSearch
 from fer_jax.predict.reading import Reading
 from fer_jax.predict.recognizer import Recognizer, softmax
 from fer_jax.predict.table import concatenated
-from fer_jax.predict.time_filter import NO_FILTER, parse_filter
+from fer_jax.predict.time_filter import NO_FILTER, as_stored, parse_filter
 
 _AWAY = range(8, 14)
 
@@ -192,6 +192,29 @@ def test_an_interrupt_keeps_the_rows(recognizer, frames):
     assert progress.fault == video.INTERRUPTED
 
 
+def test_an_interrupt_that_nothing_came_before_is_passed_on(recognizer, frames):
+    def stop():
+        raise KeyboardInterrupt
+        yield
+
+    with pytest.raises(KeyboardInterrupt):
+        recognizer.predict(stop())
+
+
+def test_an_interrupted_camera_shows_the_rows_that_wait(recognizer, frames):
+    """A window of 5 frames is 2 late: they come when a keyboard ends it."""
+
+    def stopped():
+        yield from frames[:7]
+        raise KeyboardInterrupt
+
+    rows = []
+    with pytest.raises(KeyboardInterrupt):
+        for table in recognizer.live(stopped(), smooth="box:5"):
+            rows.append(table)
+    assert concatenated(rows).frame.tolist() == list(range(1, 8))
+
+
 def test_arrays_with_and_without_times(recognizer, frames):
     arrays = [frame.image for frame in frames[:4]]
     table = recognizer.predict(iter(arrays), fps=10)
@@ -202,6 +225,15 @@ def test_arrays_with_and_without_times(recognizer, frames):
     table = recognizer.predict(iter([arrays[0], arrays[1] / 255]), on_problem=told.append)
     assert len(table) == 1
     assert "frame 2 is float64" in told[0]
+    told.clear()
+    assert (
+        len(recognizer.predict([(1.0, arrays[0]), (0.5, arrays[1])], on_problem=told.append)) == 1
+    )
+    assert told == ["frames: frame 2 at 0.5 s does not come after that at 1.0 s"]
+    with pytest.raises(FerJaxError, match="fps=0 must be above 0"):
+        recognizer.predict(iter(arrays), fps=0)
+    with pytest.raises(FerJaxError, match="crops=True is of pictures"):
+        recognizer.predict(iter(arrays), crops=True)
 
 
 def test_pictures_are_searched(recognizer, frames, plain):
@@ -242,6 +274,15 @@ def test_calibration_is_applied_where_it_belongs(frames):
     np.testing.assert_array_equal(found.raw, raw.raw)
     odds = np.maximum(raw.raw.astype(np.float64), 1e-7) ** (1 / 3)
     np.testing.assert_allclose(found.prob, odds / odds.sum(axis=1, keepdims=True), rtol=1e-5)
+
+
+def test_pictures_are_not_smoothed_and_so_calibrated_as_frames(frames):
+    smoothing = as_stored(parse_filter("box:5"))
+    calibration = {"kind": "temperature", "temperature": 3.0, "of": "log_probabilities"}
+    calibration |= {"refers_to": "smoothed", "smoothing": smoothing}
+    bundle = aligned_bundle(calibration=calibration, smoothing=smoothing)
+    table = Recognizer(bundle, batch_size=4).predict(frames[0].image)
+    np.testing.assert_array_equal(table.prob, table.raw)
 
 
 def test_threads_end_with_the_run(recognizer, frames):

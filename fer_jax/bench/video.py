@@ -98,7 +98,7 @@ def bench_video(
         repeats: passes of each; medians count.
 
     Returns:
-        Plain values: `frames`, `faces`, `ours` and `peer` (`frames_per_second`: median, low, high),
+        Plain values: `frames`, `rows`, `ours` and `peer` (`frames_per_second`: median, low, high),
         `ratio`, `holds`, `stages` (milliseconds of a frame), `environment`.
 
     Raises:

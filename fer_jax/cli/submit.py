@@ -35,7 +35,7 @@ DIR gets
   filled.csv       the rows of frames that had no prediction, and how each was filled
   submission.json  what it was made of, and how
 
-A run over crops that was stopped goes on when it is started again: what was predicted of finished
+A run that was stopped goes on when it is started again: what was predicted of finished
 videos waits in DIR.partial, which is removed at the end.
 
 Frames are smoothed as the bundle says (`fer-jax smooth --search --bundle B` stores what is best),
@@ -139,6 +139,8 @@ def _check(arguments: argparse.Namespace) -> int:
 
 def _submit(arguments: argparse.Namespace) -> int:
     from fer_jax.atomic import atomic_directory, check_free
+    from fer_jax.cli.arenas import share_arenas
+    from fer_jax.cli.compiled import keep_compiled
     from fer_jax.data.affwild2_files import read_sample
     from fer_jax.predict.submission import (
         DOCUMENT_FILE,
@@ -156,6 +158,8 @@ def _submit(arguments: argparse.Namespace) -> int:
     smoothing, fill = _smoothing(arguments)
     check_smoothing(smoothing, fill)
     finished = None
+    share_arenas()
+    keep_compiled()
     if arguments.table:
         found, about = _read(arguments)
     else:

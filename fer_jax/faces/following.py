@@ -74,6 +74,7 @@ class Follower:
         self._since = search_every
         self._coarse = 0  # searches since the last whole one
         self._before: UInt8[np.ndarray, "h w"] | None = None
+        self._size: tuple[int, ...] = ()
         self._faces: list[FollowedFace] = []
 
     def __call__(
@@ -93,7 +94,7 @@ class Follower:
         """
         small = _grey(image) if self._search_every > 1 else None
         followed = None
-        if self._since < self._search_every and not self._is_cut(small):
+        if self._since < self._search_every and not self._is_cut(small, image.shape):
             followed = self._follow(small, image.shape[1] / small.shape[1])
         if followed is None:
             due = self._since >= self._search_every > 1
@@ -106,12 +107,12 @@ class Follower:
             for face, number in zip(followed, numbers, strict=True)
         ]
         self._faces = sorted(named, key=lambda face: face.face_id)
-        self._since, self._before = self._since + 1, small
+        self._since, self._before, self._size = self._since + 1, small, image.shape
         return self._faces
 
-    def _is_cut(self, small: np.ndarray) -> bool:
+    def _is_cut(self, small: np.ndarray, size: tuple[int, ...]) -> bool:
         """Whether a frame has little to do with the last; where faces are followed, flow tells."""
-        if small.shape != self._before.shape:
+        if size != self._size:
             return True
         return not self._faces and bool(cv2.absdiff(small, self._before).mean() > _CUT)
 

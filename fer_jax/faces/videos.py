@@ -102,7 +102,7 @@ class VideoReader:
         capture = self._open()
         self.fps = _sane_fps(capture.get(cv2.CAP_PROP_FPS))
         self.announced = max(0, int(min(capture.get(cv2.CAP_PROP_FRAME_COUNT), 2**31)))
-        frames = self._decode(capture)
+        frames = _decode(capture, self.fps, self.announced)
         first = next(frames, None)
         if first is None:
             raise VideoError(f"{self.path}: no frame of it can be decoded; see whether it plays")
@@ -115,7 +115,7 @@ class VideoReader:
         self._begun = None
         if capture is None:
             capture = self._open()
-            frames = self._decode(capture)
+            frames = _decode(capture, self.fps, self.announced)
         self.count, self.fault = 0, ""
         number, gaps, last_s = 0, 0, 0.0
         try:
@@ -127,27 +127,6 @@ class VideoReader:
         finally:
             capture.release()
         self.fault = self._fault(number > self.count, gaps > 0)
-
-    def _decode(self, capture: _Capture) -> Iterator[VideoFrame]:
-        number, failures, time_s = 0, 0, -1 / self.fps
-        # A frame that cannot be decoded looks like the end, but others may follow.
-        while failures <= _ATTEMPTS:
-            image = read_image(capture)
-            if image is None:
-                failures += 1
-                continue
-            last_s = time_s
-            stamp_s = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
-            if np.isfinite(stamp_s) and stamp_s > max(last_s, -1e-9):
-                time_s = float(stamp_s)
-                lost = max(0, round((time_s - last_s) * self.fps) - 1)
-            else:
-                time_s = last_s + (1 + failures) / self.fps
-                lost = failures
-            # A stamp may be damaged too: no number is beyond what the file announces.
-            number += 1 + min(lost if failures else 0, max(failures, self.announced - number - 1))
-            failures = 0
-            yield VideoFrame(number, max(time_s, 0.0), cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
 
     def _open(self) -> cv2.VideoCapture:
         if self.path.is_dir():
@@ -206,6 +185,29 @@ def read_video(path: Path | str) -> VideoReader:
         VideoError: there is no such file, it is no video, or not one frame can be decoded.
     """
     return VideoReader(path)
+
+
+def _decode(capture: _Capture, fps: float, announced: int) -> Iterator[VideoFrame]:
+    """The frames; no method, so that no reader is kept, with its capture, by what it reads."""
+    number, failures, time_s = 0, 0, -1 / fps
+    # A frame that cannot be decoded looks like the end, but others may follow.
+    while failures <= _ATTEMPTS:
+        image = read_image(capture)
+        if image is None:
+            failures += 1
+            continue
+        last_s = time_s
+        stamp_s = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000
+        if np.isfinite(stamp_s) and stamp_s > max(last_s, -1e-9):
+            time_s = float(stamp_s)
+            lost = max(0, round((time_s - last_s) * fps) - 1)
+        else:
+            time_s = last_s + (1 + failures) / fps
+            lost = failures
+        # A stamp may be damaged too: no number is beyond what the file announces.
+        number += 1 + min(lost if failures else 0, max(failures, announced - number - 1))
+        failures = 0
+        yield VideoFrame(number, max(time_s, 0.0), cv2.cvtColor(image, cv2.COLOR_BGR2RGB))
 
 
 def read_image(capture: _Frames) -> np.ndarray | None:

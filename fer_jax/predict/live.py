@@ -158,6 +158,7 @@ def live(
     Raises:
         FerJaxError: what `LiveRows` refuses; and, after the last row, what ended the frames, if
             `progress` is not there to be told.
+        KeyboardInterrupt: a keyboard stopped it; after the last row, too.
     """
     recognizer.require_labels()
     rows = LiveRows(reading.finishing(recognizer, name))
@@ -168,9 +169,13 @@ def live(
         ReadAhead(faces_of_frames(sound, reading.search, size), 1) as found,
         contextlib.closing(score_faces(recognizer, found, prompt=True)) as scored,
     ):
-        for frame, raw in scored:
-            if (table := rows.push(rows_of(frame, raw))) is not None:
-                yield table
+        try:
+            for frame, raw in scored:
+                if (table := rows.push(rows_of(frame, raw))) is not None:
+                    yield table
+        except KeyboardInterrupt:
+            yield from rows.flush()
+            raise
     yield from rows.flush()
     if done.fault and progress is None:
         raise FerJaxError(done.fault)

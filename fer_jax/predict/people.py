@@ -105,7 +105,8 @@ def predict_people(
         line for each person, which says in how many frames they were found.
 
     Raises:
-        FerJaxError: the bundle has no labels, or a keyboard stopped it.
+        FerJaxError: the bundle has no labels.
+        KeyboardInterrupt: a keyboard stopped it.
     """
     recognizer.require_labels()
     parts: dict[str, VideoPredictions] = {}
@@ -144,7 +145,9 @@ def _people_of(
     if not parts or None in parts.values():
         parts = _predicted(recognizer, path, group, search)
         for name, file in kept.items():
-            finished.write(file, parts[name])
+            # What could not be read may be read the next time.
+            if len(parts[name].frame) or not parts[name].problems:
+                finished.write(file, parts[name])
     for problem in parts[group[0].name].problems:
         on_problem(problem)
     return parts

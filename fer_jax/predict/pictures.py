@@ -17,6 +17,7 @@ from fer_jax.predict.row_file import NO_FACE, row_dtype, rows_of
 from fer_jax.predict.scoring import score_faces
 from fer_jax.predict.sources import Picture
 from fer_jax.predict.table import PredictionTable
+from fer_jax.predict.time_filter import NO_FILTER
 
 FindFaces = Callable[[np.ndarray], tuple[AlignedFace, ...]]
 
@@ -44,7 +45,8 @@ def predict_pictures(
     Raises:
         FerJaxError: the bundle has no labels, or an array is no picture.
     """
-    how = reading.finishing(recognizer, "")
+    # Pictures are not smoothed: what the bundle says of smoothed rows is not for them.
+    how = dataclasses.replace(reading, filter=NO_FILTER).finishing(recognizer, "")
     names: list[str] = []
     find = _whole if crops else _finder(recognizer, reading)
     parts = [(np.zeros(0, object), np.zeros(0, row_dtype(len(how.classes))))]

@@ -23,7 +23,7 @@ from fer_jax.predict.sources import (
     pictures_of_files,
 )
 from fer_jax.predict.table import PredictionTable, concatenated
-from fer_jax.predict.video import Camera, Progress, frames_of_arrays, predict_video
+from fer_jax.predict.video import INTERRUPTED, Camera, Progress, frames_of_arrays, predict_video
 
 OnProblem = Callable[[str], None]
 
@@ -47,11 +47,21 @@ def predict(
         pictures = pictures_of_array(source)
         return predict_pictures(recognizer, pictures, reading, crops=crops, on_problem=tell)
     if (frames := frames_of(source, fps)) is not None:
-        name = f"camera {source}" if isinstance(source, int) else "frames"
-        return concatenated(list(_blocks(recognizer, frames, name, reading, tell, progress)))
+        if crops:
+            raise FerJaxError("crops=True is of pictures, each a face; leave it out for frames")
+        blocks = _blocks(recognizer, frames, name_of(source), reading, tell, progress, Progress())
+        return concatenated(list(blocks))
     pictures, videos = find_files(source)
+    if crops and videos:
+        raise FerJaxError(f"crops=True is of pictures, each a face; {videos[0]} is a video")
     options = {"crops": crops, "on_problem": tell, "progress": progress}
-    tables = list(tables_of(recognizer, pictures, videos, reading, **options))
+    tables = []
+    try:
+        for table in tables_of(recognizer, pictures, videos, reading, **options):
+            tables.append(table)
+    except KeyboardInterrupt:
+        if not tables:
+            raise
     if not tables:
         raise FerJaxError(f"none of {len(videos)} videos could be read; see the lines before")
     return concatenated(tables)
@@ -85,14 +95,18 @@ def tables_of(
 
     Raises:
         FerJaxError: the only file is a video that cannot be read.
+        KeyboardInterrupt: a keyboard stopped it; after the rows so far.
     """
     if pictures:
         with tqdm(pictures_of_files(pictures), unit="picture", disable=_hidden(progress)) as bar:
             yield predict_pictures(recognizer, bar, reading, crops=crops, on_problem=on_problem)
     for path in videos:
         try:
-            frames = read_video(path)
-            yield from _blocks(recognizer, frames, str(path), reading, on_problem, progress, sample)
+            frames, done = read_video(path), Progress()
+            options = (on_problem, progress, done, sample)
+            yield from _blocks(recognizer, frames, str(path), reading, *options)
+            if done.fault == INTERRUPTED:
+                raise KeyboardInterrupt
         except VideoError as error:
             if len(pictures) + len(videos) == 1:
                 raise
@@ -123,9 +137,9 @@ def _blocks(
     reading: Reading,
     tell: OnProblem,
     progress: bool,
+    done: Progress,
     sample: FaceSample | None = None,
 ) -> Iterator[PredictionTable]:
-    done = Progress()
     total = getattr(frames, "announced", 0) or None
     with tqdm(desc=Path(name).name, total=total, unit="frame", disable=_hidden(progress)) as bar:
         options = {"progress": done, "on_frame": bar.update, "sample": sample}
@@ -143,7 +157,14 @@ def _warn(problem: str) -> None:
     warnings.warn(problem, stacklevel=2)
 
 
-def live_frames(source: Source, fps: float) -> Iterator[VideoFrame]:
+def name_of(source: Source) -> str:
+    """What the column `video` says of a source that is no folder or list of files."""
+    if isinstance(source, int):
+        return f"camera {source}"
+    return str(source) if isinstance(source, (str, os.PathLike)) else "frames"
+
+
+def live_frames(source: Source, fps: float) -> Iterable[VideoFrame]:
     """The frames of one source, as they come.
 
     Args:
@@ -154,4 +175,4 @@ def live_frames(source: Source, fps: float) -> Iterator[VideoFrame]:
         FerJaxError: the file is no video.
     """
     frames = frames_of(source, fps)
-    return iter(read_video(source) if frames is None else frames)
+    return read_video(source) if frames is None else frames

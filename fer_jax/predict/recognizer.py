@@ -272,11 +272,11 @@ class Recognizer:
             FerJaxError: the bundle has no labels, or the source gives no frame.
         """
         from fer_jax.predict.live import live
-        from fer_jax.predict.predicting import live_frames
+        from fer_jax.predict.predicting import live_frames, name_of
 
         reading = self._reading(1, search_every, keep, smooth, "hold", abstain)
         reading = dataclasses.replace(reading, causal=True)
-        yield from live(self, live_frames(source, fps), str(source), reading)
+        yield from live(self, live_frames(source, fps), name_of(source), reading)
 
     def _reading(
         self,
@@ -290,9 +290,10 @@ class Recognizer:
         from fer_jax.predict.frame_faces import FaceSearch
         from fer_jax.predict.reading import Reading
 
-        filter_ = stored_filter(self.bundle.smoothing) if smooth is None else smooth
+        own = stored_filter(self.bundle.smoothing)
+        filter_ = own if smooth is None else smooth
         if isinstance(filter_, str):
-            filter_ = parse_filter(filter_)
+            filter_ = parse_filter(filter_, own.fill)
         if fill is not None:
             filter_ = dataclasses.replace(filter_, fill=fill)
         search = FaceSearch(every=every, search_every=search_every, keep=keep)

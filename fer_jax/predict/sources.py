@@ -19,12 +19,14 @@ Source = Paths | np.ndarray | int | Iterable[Any]
 Picture = tuple[str, int, Path | np.ndarray]
 
 
-def find_files(paths: Paths) -> tuple[list[Path], list[Path]]:
+def find_files(paths: Paths, *, without: Path | None = None) -> tuple[list[Path], list[Path]]:
     """The pictures and the videos that are named.
 
     Args:
         paths: files and folders; what is in a folder is told by its extension, a file that is
             named is a video unless it has the extension of a picture.
+        without: a folder that is passed over where it lies in one that is named, such as that
+            of the results.
 
     Returns:
         Pictures and videos, sorted within each folder.
@@ -37,8 +39,13 @@ def find_files(paths: Paths) -> tuple[list[Path], list[Path]]:
     videos: list[Path] = []
     for path in map(Path, sources):
         if path.is_dir():
+            skipped = _below(without, path)
             inside = sorted(
-                file for file in path.rglob("*") if _wanted(file) and not file.name.startswith(".")
+                file
+                for file in path.rglob("*")
+                if _wanted(file)
+                and not file.name.startswith(".")
+                and not (skipped and file.is_relative_to(skipped))
             )
             if not inside:
                 raise FerJaxError(
@@ -56,6 +63,13 @@ def find_files(paths: Paths) -> tuple[list[Path], list[Path]]:
     if not pictures and not videos:
         raise FerJaxError("nothing was named; name a picture, a video or a folder")
     return pictures, videos
+
+
+def _below(folder: Path | None, above: Path) -> Path | None:
+    """A folder by its path from `above`, where it is below that."""
+    if folder is None or above.resolve() not in folder.resolve().parents:
+        return None
+    return above / folder.resolve().relative_to(above.resolve())
 
 
 def _wanted(file: Path) -> bool:

@@ -47,6 +47,9 @@ class TableFilter:
         lookahead: frames; None centres the window.
         width: frames; None is a third of the reach.
         fill: how frames without a face get a row; see `ops.gaps.fill_gaps`.
+
+    Raises:
+        UsageError: a way of filling that is not known.
     """
 
     kernel: str = "box"
@@ -55,6 +58,10 @@ class TableFilter:
     lookahead: int | None = None
     width: float | None = None
     fill: str = "hold"
+
+    def __post_init__(self) -> None:
+        if self.fill not in FILL_METHODS:
+            raise UsageError(f"fill {self.fill!r}: must be one of {', '.join(FILL_METHODS)}")
 
     def __str__(self) -> str:
         if self.window == Span(1):
@@ -102,8 +109,6 @@ def parse_filter(text: str, fill: str = "hold") -> TableFilter:
         Span(number=2.0, seconds=True)
     """
     kernel, _, window = text.partition(":")
-    if fill not in FILL_METHODS:
-        raise UsageError(f"fill {fill!r}: must be one of {', '.join(FILL_METHODS)}")
     if text == "none":
         return TableFilter(fill=fill)
     if kernel not in KERNELS or not window:

@@ -72,32 +72,39 @@ def scored_rows(
 
     Raises:
         FerJaxError: the bundle has no labels, or not one frame could be had.
+        KeyboardInterrupt: a keyboard stopped it before the first frame.
     """
     recognizer.require_labels()
     progress = Progress() if progress is None else progress
     size = wanted_alignment(recognizer.bundle).size
     begun = time.perf_counter()
-    rows = RowFile(len(recognizer.classes))
     seconds = progress.seconds
+    interrupted = False
     with (
+        contextlib.ExitStack() as unfinished,
         ReadAhead(until_fault(frames, progress), _DECODED) as decoded,
         ReadAhead(faces_of_frames(decoded, search, size), _FOUND) as found,
         contextlib.closing(
             score_faces(recognizer, sample.of(found) if sample else found, seconds=seconds)
         ) as scored,
     ):
+        rows = unfinished.enter_context(RowFile(len(recognizer.classes)))
         try:
             for frame, raw in scored:
                 rows.append(frame, raw)
                 progress.frames += 1
                 on_frame()
         except KeyboardInterrupt:
-            progress.fault = INTERRUPTED
+            if not rows.frames:
+                raise
+            interrupted = True
         seconds |= {"decode": decoded.seconds, "find": found.seconds}
+        if not rows.frames:
+            raise VideoError(progress.fault or "no frame came")
+        unfinished.pop_all()
+    if interrupted:  # said last: the threads, which have ended now, tell of their faults there, too
+        progress.fault = INTERRUPTED
     seconds["total"] = time.perf_counter() - begun
-    if not rows.frames:
-        rows.__exit__()
-        raise VideoError(progress.fault or "no frame came")
     return rows
 
 
@@ -177,13 +184,21 @@ def frames_of_arrays(arrays: Iterable[Any], fps: float) -> Iterator[VideoFrame]:
         The frames, numbered from 1.
 
     Raises:
-        FerJaxError: something that is no picture.
+        FerJaxError: something that is no picture, time that does not pass, or no frame rate.
     """
+    if not fps > 0:
+        raise FerJaxError(f"{fps=} must be above 0 frames a second")
+    last_s = -np.inf
     for number, item in enumerate(arrays, start=1):
         if isinstance(item, VideoFrame):
             yield item
             continue
         time_s, image = item if isinstance(item, tuple) else ((number - 1) / fps, item)
+        if not time_s > last_s:
+            raise FerJaxError(
+                f"frame {number} at {time_s} s does not come after that at {last_s} s"
+            )
+        last_s = time_s
         image = np.asarray(image)
         if image.dtype != np.uint8 or image.ndim != 3 or image.shape[-1] != 3:
             raise FerJaxError(

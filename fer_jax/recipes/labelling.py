@@ -4,8 +4,9 @@ import dataclasses
 import hashlib
 import itertools
 import json
+import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -43,20 +44,24 @@ class Job:
         return self.table.with_suffix(".json")
 
 
-def jobs_of(videos: Sequence[Path], out: Path, extension: str = ".csv") -> list[Job]:
+def jobs_of(videos: Sequence[Path], out: Path, taken: Collection[Path] = ()) -> list[Job]:
     """A table for each video, named as it is.
 
     Args:
         videos: files.
         out: the folder of the tables.
-        extension: of the tables.
+        taken: tables that something else is written to.
 
     Raises:
-        UsageError: two videos of one name.
+        UsageError: two videos of one name, or one of a name that is taken.
     """
     jobs: dict[Path, Job] = {}
     for video in videos:
-        table = out / f"{video.stem}{extension}"
+        table = out / f"{video.stem}.csv"
+        if table in taken:
+            raise UsageError(
+                f"{video}: its table would be {table}, which is of pictures; rename it"
+            )
         if table in jobs:
             raise UsageError(
                 f"{video} and {jobs[table].video} would both be written to {table}; name them in "
@@ -118,6 +123,11 @@ class Labeller:
                 read_csv(job.table), job.table, job.video,
                 about=about_lines(self.recognizer, self.reading), views=document["views"],
             )  # fmt: skip
+            if self.beside.sample(self.recognizer) and not document["sampled"]:
+                document["notes"] += (
+                    f"the report leaves out which view spoke: {job.table} was made without it; "
+                    "remove that table to have both made",
+                )
             document["beside"] = self._drawn(document)
             _write(job, document)
         return document
@@ -127,6 +137,8 @@ class Labeller:
         reader = read_video(job.video)
         sample = self.beside.sample(self.recognizer)
         options = {"progress": progress, "on_frame": on_frame, "sample": sample}
+        # A run that is killed leaves word whose the table is, not that it is done.
+        _write(job, {"key": None, "source": os.path.abspath(job.video)})
         with TableFile(job.table) as file:
             name = str(job.video)
             for table in predict_video(self.recognizer, reader, name, self.reading, **options):
@@ -134,11 +146,14 @@ class Labeller:
         document = {
             "key": None if progress.fault == INTERRUPTED else self._key(job),
             "video": name,
+            "source": os.path.abspath(job.video),
+            "table": file_state(job.table),
             "frames": progress.frames,
             "rows": file.rows,
             "fault": progress.fault,
             "seconds": {name: round(value, 3) for name, value in progress.seconds.items()},
             "views": views_of(self.recognizer, sample),
+            "sampled": sample is not None,
             "beside": {},
             "notes": [],
             **self.about,
@@ -146,8 +161,32 @@ class Labeller:
         _write(job, document)
         return document
 
+    def fault(self, job: Job) -> str:
+        """What is missing of a video whose job is done; "" if nothing.
+
+        Args:
+            job: the video and its table.
+        """
+        return _read(job).get("fault", "")
+
+    def foreign(self, job: Job) -> Path | None:
+        """A file that a job would replace, though it was not written for this video.
+
+        Args:
+            job: the video and its table.
+        """
+        if _read(job).get("source") == os.path.abspath(job.video):
+            return None
+        files = (job.table, job.document, *self.beside.files(job.table))
+        return next((file for file in files if file.exists()), None)
+
     def _has_table(self, job: Job) -> bool:
-        return _read(job).get("key") == self._key(job)
+        document = _read(job)
+        table = file_state(job.table)
+        return bool(table) and (document.get("key"), document.get("table")) == (
+            self._key(job),
+            table,
+        )
 
     def _has_beside(self, job: Job) -> bool:
         there = all(path.exists() for path in self.beside.files(job.table))
@@ -183,21 +222,21 @@ class Labeller:
     def _rate(self, reader: VideoReader) -> float:
         """Frames a second, of some; the first time is for the compiler."""
         for _ in range(2):
-            begun = time.perf_counter()
+            begun, progress = time.perf_counter(), Progress()
             tried = itertools.islice(iter(reader), _TRIED)
-            with scored_rows(self.recognizer, tried, self.reading.search) as rows:
+            with scored_rows(
+                self.recognizer, tried, self.reading.search, progress=progress
+            ) as rows:
                 rate = rows.frames / (time.perf_counter() - begun)
+            if progress.fault == INTERRUPTED:
+                raise KeyboardInterrupt
         return rate
 
     def _key(self, job: Job) -> str:
         """A digest of all that a table depends on; of the video its path, size and time."""
-        fields = json.dumps([self.about, str(job.video), file_state(job.video)])
+        calibration = self.recognizer.bundle.calibration
+        fields = json.dumps([self.about, calibration, str(job.video), file_state(job.video)])
         return hashlib.sha256(fields.encode("utf-8", "surrogateescape")).hexdigest()
-
-
-def is_ours(job: Job) -> bool:
-    """Whether what stands where a job will write was written by such a job, or nothing stands."""
-    return not job.table.exists() or "key" in _read(job)
 
 
 def _write(job: Job, document: dict[str, Any]) -> None:
@@ -206,9 +245,9 @@ def _write(job: Job, document: dict[str, Any]) -> None:
 
 
 def _read(job: Job) -> dict[str, Any]:
-    """The document of a job; nothing where there is none, or its table is gone."""
+    """The document of a job; nothing where there is none."""
     try:
         document = json.loads(job.document.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return document if isinstance(document, dict) and job.table.exists() else {}
+    return document if isinstance(document, dict) else {}
