@@ -285,7 +285,7 @@ def test_search_writes_what_it_found(films, tmp_path, capsys):
         (["--window", "x"], "--window x: must be frames such as 101, or seconds such as 3.4s"),
         (["--window", "infs"], "--window infs: must be frames"),
         (["--window", "5", "--kernel", "mean"], "no kernel 'mean'; one of box"),
-        (["--window", "5", "--fill", "last"], "no way 'last' to fill gaps; one of hold"),
+        (["--window", "5", "--fill", "last"], "fill 'last': must be one of hold"),
         (["--window", "5", "--folds", "1", "--labels", "x"], "--labels goes with --search"),
         (["--search"], "--labels is missing"),
         (["--search", "--labels", "x", "--window", "5"], "--window is of one filter, --search tr"),

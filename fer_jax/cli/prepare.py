@@ -110,6 +110,7 @@ def _add_images(parser: argparse.ArgumentParser) -> None:
     add("--csv", metavar="FILE", help="CSV file that lists the pictures")
     add("--subject-column", metavar="NAME", help="CSV column that holds the subject (subject)")
     add("--margin", type=float, default=1.2, help="square side / longer box side (%(default)s)")
+    _add_align(parser)
     add("--template", default="as_is", help="how faces without a box are aligned (%(default)s)")
     _add_split_fraction(parser)
     _add_common(parser, clean=False, workers=0)
@@ -146,8 +147,22 @@ def _add_collection(parser: argparse.ArgumentParser) -> None:
     add("src", metavar="SRC", help="folder of the collection")
     add("--labels", metavar="SPACE", help="label space to map to (the collection's own)")
     add("--margin", type=float, default=1.2, help="square side / longer box side (%(default)s)")
+    _add_align(parser)
     _add_split_fraction(parser)
     _add_common(parser, clean=False, workers=0)
+
+
+def _add_align(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--align",
+        type=int,
+        nargs="?",
+        const=112,
+        default=0,
+        metavar="PIXELS",
+        help="find each face and store it aligned, as those of videos are (112); a picture "
+        "without one is taken as it is, with score 0",
+    )
 
 
 def _add_common(parser: argparse.ArgumentParser, *, clean: bool, workers: int) -> None:
@@ -270,13 +285,18 @@ def _listed(
     template: str,
     detect: bool,
 ) -> _Source:
+    from fer_jax.data.face_videos import check_size
     from fer_jax.data.splits import move_fraction
-    from fer_jax.data.staging import Look
+    from fer_jax.data.staging import AS_IS, Look
     from fer_jax.data.units import listed_units
 
     for split, fraction in fractions:
         examples = move_fraction(examples, split, fraction, arguments.seed)
-    look = Look(arguments.margin, template, detect)
+    if arguments.align:
+        check_size(arguments.align)
+        if template != AS_IS:
+            raise UsageError(f"--template {template} says that the faces are aligned; drop --align")
+    look = Look(arguments.margin, template, detect, arguments.align)
     return _Source(listed_units(examples), faults, space, look, arguments.skip_bad)
 
 

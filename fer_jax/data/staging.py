@@ -23,6 +23,7 @@ import numpy as np
 import tqdm
 
 from fer_jax.atomic import atomic_file
+from fer_jax.data.aligning import align_picture
 from fer_jax.data.batching import batched
 from fer_jax.data.duplicates import picture_hash
 from fer_jax.data.examples import Example, Fault, read_picture
@@ -36,6 +37,7 @@ from fer_jax.data.images import (
 )
 from fer_jax.data.units import Unit
 from fer_jax.errors import FerJaxError
+from fer_jax.faces.alignment import template_name
 from fer_jax.faces.detector import Detector
 
 AS_IS = "as_is"  # the template of faces that are stored untouched
@@ -51,6 +53,8 @@ class Look:
         margin: side of the square that is cut about a box, as a multiple of its longer side.
         template: how faces without a box were aligned, such as `arcface_112`.
         detect: whether the face detector scores the faces that come without a score.
+        align: side in pixels of the aligned face that is looked for in each picture that comes
+            unaligned, and stored instead of it; 0 stores faces as they come. See `data.aligning`.
 
     Raises:
         FerJaxError: `margin` is not in (0, 10].
@@ -59,6 +63,7 @@ class Look:
     margin: float = 1.2
     template: str = AS_IS
     detect: bool = False
+    align: int = 0
 
     def __post_init__(self):
         if not 0 < self.margin <= 10:
@@ -261,7 +266,13 @@ def _measure(example: Example, look: Look) -> _Seen | Fault:
     try:
         encoded = example.read()
         image = decode_image(encoded)
-        if example.box is None:
+        score = example.score
+        if look.align and not example.template:
+            found = align_picture(image, example.box, look.margin, look.align)
+            image, score, size = found.face, found.score, example.size or round(found.side)
+            stored = encode_image(image, lossless=is_lossless(encoded))
+            template = template_name(look.align)
+        elif example.box is None:
             stored = example.encoded
             template = example.template or look.template
             size = example.size or min(image.shape[:2])
@@ -273,7 +284,6 @@ def _measure(example: Example, look: Look) -> _Seen | Fault:
             size = example.size or round(max(right - left, bottom - top))
     except ImageError as error:
         return Fault(example.key, str(error), example.split)
-    score = example.score
     if look.detect and np.isnan(score):
         score = _detector().best_score(image)
     bytes_to_store = encoded if stored is None else stored
@@ -337,7 +347,7 @@ def _fault_columns(prefix: str, faults: Sequence[Fault]) -> dict[str, np.ndarray
 
 
 def _fingerprint(unit: Unit, look: Look) -> str:
-    return f"{_FORMAT} {look.margin} {look.template} {unit.fingerprint()}"
+    return f"{_FORMAT} {look.margin} {look.template} {look.align} {unit.fingerprint()}"
 
 
 def _file(unit: Unit, folder: Path) -> Path:
