@@ -17,6 +17,7 @@ examples:
   fer-jax convert dinov2_vits14.safetensors backbone --normalize imagenet --image-size 224
   fer-jax convert mae_pretrain_vit_base_full.pth mae --normalize imagenet --decoder --norm-pix
   fer-jax convert backbone back.pth --family timm
+  fer-jax convert backbone short --blocks 0,1,2
 """
 
 
@@ -34,7 +35,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add = parser.add_argument
     add("source", metavar="SRC", help="the checkpoint, or a bundle")
-    add("out", metavar="OUT", help="folder to make; from a bundle, a .pth or .safetensors file")
+    add(
+        "out",
+        metavar="OUT",
+        help="folder to make; from a bundle, a .pth or .safetensors file, or another bundle",
+    )
     add(
         "--normalize",
         choices=("imagenet", "mae_face"),
@@ -49,7 +54,14 @@ def _parser() -> argparse.ArgumentParser:
         choices=("auto", "mae", "timm", "hf", "fusion_entry"),
         help="naming of the tensors",
     )
-    add("--dtype", default="float32", choices=("float32", "bfloat16", "float16"))
+    add(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="of the parameters (float32; a bundle's own)",
+    )
+    add(
+        "--blocks", metavar="N,N", help="of a bundle: write another with these blocks, from 0, only"
+    )
     add("--heads", type=int, metavar="N", help="attention heads, for sizes that are not registered")
     add("--eps", type=float, metavar="E", help="epsilon of LayerNorm; left out, the family's")
     add("--decoder", action="store_true", help="keep MAE's decoder: a bundle for pre-training")
@@ -77,7 +89,7 @@ def _parser() -> argparse.ArgumentParser:
         "bicubic_antialias; %(default)s",
     )
     add("--template", default="unknown", help="alignment of the faces that it was trained on")
-    add("--license", default="not stated", metavar="TEXT", help="licence of the weights")
+    add("--license", metavar="TEXT", help="licence of the weights (not stated; a bundle's own)")
     add(
         "--dry-run",
         action="store_true",
@@ -107,7 +119,7 @@ def main(argv: Sequence[str]) -> int:
     bundle = os.path.isfile(os.path.join(options.source, "bundle.json"))
     failure = None
     if bundle or (os.path.isdir(options.source) and options.normalize is None):
-        lines = _export(parser, options)
+        lines = _from_bundle(parser, options)
     else:
         lines, failure = _import(options)
     print("\n".join(lines))
@@ -122,14 +134,29 @@ def main(argv: Sequence[str]) -> int:
     return 0
 
 
-def _export(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[str]:
-    meant = ("source", "out", "family", "overwrite")
-    for name, value in vars(options).items():
-        if name not in meant and value != parser.get_default(name):
-            flag = name.replace("_", "-")
-            raise UsageError(f"--{flag} is for a checkpoint, {options.source} is a bundle")
-    from fer_jax.convert.export import export_file
+def _from_bundle(parser: argparse.ArgumentParser, options: argparse.Namespace) -> list[str]:
+    from fer_jax.convert.export import SUFFIXES, export_file
 
+    anew = not options.out.endswith(SUFFIXES)
+    of_kind = ("blocks", "dtype", "license") if anew else ("family",)
+    for name, value in vars(options).items():
+        meant = name in ("source", "out", "overwrite", *of_kind)
+        if not meant and value != parser.get_default(name):
+            flag = name.replace("_", "-")
+            if name in ("blocks", "dtype", "license"):
+                raise UsageError(f"--{flag} makes another bundle, {options.out} is a checkpoint")
+            raise UsageError(f"--{flag} is for a checkpoint, {options.source} is a bundle")
+    if anew:
+        from fer_jax.convert.rewrite import rewrite_file
+
+        return rewrite_file(
+            options.source,
+            options.out,
+            blocks=options.blocks or "",
+            dtype=options.dtype,
+            license=options.license or "",
+            overwrite=options.overwrite,
+        )
     return export_file(
         options.source, options.out, family=options.family, overwrite=options.overwrite
     )
@@ -139,13 +166,16 @@ def _import(options: argparse.Namespace) -> tuple[list[str], str | None]:
     os.stat(options.source)  # a wrong path is said before anything is asked for
     from fer_jax.convert.release import ReleaseOptions, convert_file, plan_file
 
+    if options.blocks:
+        raise UsageError(f"--blocks is for a bundle, {options.source} is none; convert it first")
     same = ("normalize", "labels", "map_labels", "fresh_head", "family", "decoder", "norm_pix")
-    same += ("decoder_heads", "image_size", "pool", "position_resize", "dtype", "resize")
-    same += ("template", "license")
+    same += ("decoder_heads", "image_size", "pool", "position_resize", "resize", "template")
     release = ReleaseOptions(
         num_heads=options.heads,
         norm_eps=options.eps,
         prove=not options.no_proof,
+        dtype=options.dtype or "float32",
+        license=options.license or "not stated",
         **{name: getattr(options, name) for name in same},
     )
     if options.dry_run:

@@ -15,6 +15,7 @@ COMMANDS = {
     "doctor": "what is in Aff-Wild2, and what is wrong with it",
     "prepare": "pictures and labels -> a data set that trains fast",
     "pretrain": "an encoder from faces without labels, by hiding most of them",
+    "distill": "a data set whose soft labels are a teacher's",
     "train": "fine-tune a bundle or a fresh model on a data set",
     "extract": "the features of every face of a data set",
     "fuse": "train a fusion of the features of two views",
