@@ -19,11 +19,12 @@ from fer_jax.data.dataset import FaceData
 from fer_jax.data.image_folder import read_image_folder
 from fer_jax.errors import FerJaxError
 from fer_jax.evaluate import evaluation
-from fer_jax.evaluate.evaluation import evaluate_bundle, shared_classes
+from fer_jax.evaluate.evaluation import evaluate_bundle
 from fer_jax.evaluate.frame_evaluation import FrameOptions
 from fer_jax.evaluate.intervals import bootstrap, interval
 from fer_jax.evaluate.picture import draw_confusion
 from fer_jax.evaluate.report import report_text
+from fer_jax.evaluate.shared_classes import shared_classes
 from fer_jax.labels import LabelSpace, label_space
 from fer_jax.ops.metrics import scores
 from fer_jax.predict.recognizer import Recognizer

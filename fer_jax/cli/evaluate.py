@@ -57,7 +57,12 @@ def _parser() -> argparse.ArgumentParser:
         help="how frames without a face get a prediction: hold, nearest, linear, prior (as the "
         "bundle's filter says, else hold)",
     )
-    add("--compare", metavar="Q", nargs="+", help="predictions of another model, to compare with")
+    add(
+        "--compare",
+        metavar="Q",
+        nargs="+",
+        help="predictions of another model, to compare with; of single images another bundle",
+    )
     add(
         "--calibrate",
         metavar="KIND",

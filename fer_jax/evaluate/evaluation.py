@@ -7,15 +7,17 @@ import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Int
+from jaxtyping import Float32, Int
 
 from fer_jax import __version__
-from fer_jax.bundle import update_document
+from fer_jax.bundle import DOCUMENT_FILE, update_document
 from fer_jax.data.pipeline import FaceData, select
 from fer_jax.errors import FerJaxError, UsageError
+from fer_jax.evaluate.abstaining import confidence_fields
 from fer_jax.evaluate.attribution import attribute, check_two_views
 from fer_jax.evaluate.calibrate import bundle_order, calibrate, in_bundle_order
 from fer_jax.evaluate.filters import Filter
@@ -27,7 +29,7 @@ from fer_jax.evaluate.frame_evaluation import (
 from fer_jax.evaluate.frame_labels import labels_of
 from fer_jax.evaluate.frame_probabilities import FrameProbabilities, read_frame_probabilities
 from fer_jax.evaluate.frame_scores import score_fields
-from fer_jax.evaluate.intervals import LEVEL, RESAMPLES, bootstrap
+from fer_jax.evaluate.intervals import LEVEL, RESAMPLES, bootstrap, compare_images
 from fer_jax.evaluate.picture import draw_confusion
 from fer_jax.evaluate.report import number_of, report_text, title_of, where_of
 from fer_jax.evaluate.report_files import (
@@ -39,61 +41,11 @@ from fer_jax.evaluate.report_files import (
 )
 from fer_jax.evaluate.robustness import covered_images, covers
 from fer_jax.evaluate.running import logits_of
-from fer_jax.labels import LabelMap, LabelSpace, label_map
+from fer_jax.evaluate.shared_classes import ScoredClasses, shared_classes
 from fer_jax.ops.metrics import confusion_matrix, scores
 from fer_jax.predict.about import bundle_fields
+from fer_jax.predict.confidence import stored_calibration
 from fer_jax.predict.recognizer import Recognizer, load, softmax
-
-
-@dataclasses.dataclass(frozen=True)
-class ScoredClasses:
-    """The classes that a bundle and a data set share, and how to find them in each.
-
-    Attributes:
-        names: display names, in the order of the data set's space.
-        outputs: for each the index of the bundle's logit.
-        labels: for each label of the data set (and last for -1) its place among `names`, or -1.
-        mapping: from the bundle's space to the data set's.
-    """
-
-    names: tuple[str, ...]
-    outputs: Int[np.ndarray, "shared"]
-    labels: Int[np.ndarray, "data_classes_and_none"]
-    mapping: LabelMap
-
-
-def shared_classes(bundle_labels: LabelSpace, data_labels: LabelSpace) -> ScoredClasses:
-    """Which classes can be scored when a bundle meets data, of its own or of another label space.
-
-    The bundle then chooses among the shared classes only (the largest of their logits), and images
-    of a class that it does not know are not scored: both are stated in the report.
-
-    Args:
-        bundle_labels: the space of the logits.
-        data_labels: the space of the labels.
-
-    Returns:
-        The shared classes.
-
-    Raises:
-        FerJaxError: fewer than two classes are shared.
-    """
-    mapping = label_map(bundle_labels, data_labels)
-    output_of = {target: output for output, target in enumerate(mapping.indices) if target >= 0}
-    shared = sorted(output_of)
-    if len(shared) < 2:
-        raise FerJaxError(
-            f"label spaces {bundle_labels.name} and {data_labels.name} share only the class "
-            f"{data_labels.classes[shared[0]]}; there is nothing to choose from, use other data"
-        )
-    labels = np.full(len(data_labels) + 1, -1)
-    labels[shared] = np.arange(len(shared))
-    return ScoredClasses(
-        names=tuple(data_labels.classes[i] for i in shared),
-        outputs=np.array([output_of[i] for i in shared]),
-        labels=labels,
-        mapping=mapping,
-    )
 
 
 def evaluate_bundle(
@@ -121,7 +73,8 @@ def evaluate_bundle(
         out_dir: gets metrics.json, table.md and confusion.png; of videos the files of
             `evaluate_predictions`.
         options: smoothing and filling of frames; calibration.
-        compare: predictions of another model on the same frames, to compare with.
+        compare: predictions of another model on the same frames, to compare with; of single images
+            the folder of another bundle.
         batch_size: faces at once, where `bundle` is a folder; None lets `load` choose.
         overwrite: replace a report that stands there.
         progress: show a bar if there is a terminal.
@@ -150,10 +103,13 @@ def evaluate_bundle(
             ", ".join(map(str, compare)),
             progress, say,
         )  # fmt: skip
-    if options.smoothing or compare or options.attribution:
+    if options.smoothing or options.attribution:
         raise UsageError(
-            f"{data.path}: its faces are no frames of videos; leave out --smooth, --compare and "
-            "--attribution"
+            f"{data.path}: its faces are no frames of videos; leave out --smooth and --attribution"
+        )
+    if compare and not (len(compare) == 1 and (Path(compare[0]) / DOCUMENT_FILE).is_file()):
+        raise UsageError(
+            f"--compare {compare[0]}: its faces are no frames of videos; name one other bundle"
         )
     notes = _notes(recognizer, data, rows, classes)
     for note in notes:
@@ -172,12 +128,17 @@ def evaluate_bundle(
         confusion_matrix(labels, logits.argmax(axis=1), len(classes.names)), np.int64
     )
     metrics = describe(confusion, recognizer, data, split, scored, classes, notes)
+    metrics["confidence"] = confidence_fields(*_confidences(recognizer, classes, logits, labels))
+    choice = logits.argmax(axis=1)
+    if compare:
+        metrics["compared_with"] = _compared(
+            compare[0], recognizer.batch_size, data, scored, classes, labels, choice, progress
+        )
     if changes:
         others = {
             region: run(change=change)[:, classes.outputs].argmax(axis=1)
             for region, change in changes.items()
         }
-        choice = logits.argmax(axis=1)
         metrics["covered"] = covered_images(labels, choice, others, len(classes.names))
     if options.calibrate:
         people = _people(data, scored)
@@ -192,6 +153,47 @@ def evaluate_bundle(
     if options.stored_in is not None:
         update_document(options.stored_in, calibration=metrics["fitted_calibration"]["calibration"])
     return metrics
+
+
+def _confidences(
+    recognizer: Recognizer,
+    classes: ScoredClasses,
+    logits: Float32[np.ndarray, "n shared"],
+    labels: Int[np.ndarray, "n"],
+) -> tuple[np.ndarray, np.ndarray, str]:
+    """Probabilities as `fer-jax predict` gives them for pictures, labels, and what they are."""
+    probabilities = softmax(logits)
+    calibrate_, _, note = stored_calibration(recognizer.bundle.calibration, None)
+    if calibrate_ is None:
+        return probabilities, labels, note
+    if len(classes.names) < len(recognizer.classes):
+        return probabilities, labels, "Confidence is not calibrated for some of the classes."
+    calibrated = calibrate_(probabilities[:, np.argsort(classes.outputs)])
+    return calibrated[:, classes.outputs], labels, note
+
+
+def _compared(
+    other: str | os.PathLike[str],
+    batch_size: int,
+    data: FaceData,
+    rows: Int[np.ndarray, "n"],
+    classes: ScoredClasses,
+    labels: Int[np.ndarray, "n"],
+    choice: Int[np.ndarray, "n"],
+    progress: bool,
+) -> dict[str, Any]:
+    """Another bundle on the same images: the field `compared_with`."""
+    theirs = load(other, batch_size=batch_size)
+    theirs.require_labels()
+    shared = shared_classes(theirs.bundle.labels, data.label_space)
+    if shared.names != classes.names:
+        raise FerJaxError(
+            f"{other}: shares the classes {', '.join(shared.names)} with the data, not "
+            f"{', '.join(classes.names)}; compare models of the same classes"
+        )
+    chosen = logits_of(theirs, data, rows, progress)[:, shared.outputs].argmax(axis=1)
+    found = compare_images(labels, choice, chosen, len(classes.names))
+    return {"name": str(other), "images": dataclasses.asdict(found)}
 
 
 def _people(data: FaceData, rows: Int[np.ndarray, "rows"]) -> Int[np.ndarray, "rows"]:

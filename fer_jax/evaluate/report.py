@@ -16,12 +16,42 @@ def report_text(metrics: dict[str, Any]) -> str:
     lines = [f"# {title_of(metrics)}", "", where_of(metrics), "", number_of(metrics), ""]
     lines += _table(metrics)
     interval = metrics["interval"]
-    further = [*covered_lines(metrics), *calibration_lines(metrics)]
+    further = [
+        *_confidence_lines(metrics),
+        *_compared_lines(metrics),
+        *covered_lines(metrics),
+        *calibration_lines(metrics),
+    ]
     lines += ["", *further] if further else []
     lines += ["", f"Intervals: {percent(interval['level'])}, {interval['method']}."]
     notes = [f"- {note}" for note in metrics["notes"]]
     lines += ["", *notes] if notes else []
     return "\n".join(lines) + "\n"
+
+
+def _confidence_lines(metrics: dict[str, Any]) -> list[str]:
+    """How far confidence can be believed, and what the surest images score."""
+    if not (found := metrics.get("confidence")):
+        return []
+    surest = ", ".join(
+        f"{percent(one['coverage'])}: {with_interval(one | {'value': one['accuracy']})}"
+        for one in found["kept"][1:]
+    )
+    return [
+        f"{found['note']} Calibration error {found['calibration_error']:.3f}. Accuracy of the "
+        f"surest {surest}."
+    ]
+
+
+def _compared_lines(metrics: dict[str, Any]) -> list[str]:
+    """How another bundle does on the same images."""
+    if not (compared := metrics.get("compared_with")):
+        return []
+    found = compared["images"]
+    return [
+        f"Against {compared['name']}: macro-F1 differs by {found['difference']:+.3f} "
+        f"({found['low']:+.3f} to {found['high']:+.3f}, p = {found['p_value']:.2g} by swaps)."
+    ]
 
 
 def covered_lines(metrics: dict[str, Any], names: Mapping[str, str] | None = None) -> list[str]:
