@@ -1,6 +1,11 @@
-r"""Masked pre-training of the default model's encoders: DINOv2's first three blocks, on faces.
+r"""Masked pre-training of small encoders (5.6 million parameters): DINOv2's first three blocks.
 
-`tools/make_default_model.py` has the commands before and after.
+    fer-jax convert dinov2 first3 --blocks 0,1,2
+    fer-jax prepare images collections --csv faces.csv --labels expw --align --out faces
+    fer-jax pretrain --config=configs/default_pretrain.py --config.backbone=first3 \
+        --config.data=faces --workdir=pretrained
+
+`faces.csv` is that of configs/default_teacher.py.
 """
 
 from fer_jax.train.pretrain_config import default_config

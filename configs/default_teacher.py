@@ -1,6 +1,14 @@
-r"""The teacher of the default model: DINOv2's ViT-S/14, fine-tuned on whole faces at 112 pixels.
+r"""A teacher for small models: DINOv2's ViT-S/14, fine-tuned on whole faces at 112 pixels.
 
-`tools/make_default_model.py` has the commands before and after. Only its votes are released.
+    fer-jax convert dinov2_vits14.safetensors dinov2 --normalize imagenet --image-size 112
+    fer-jax prepare images collections --csv faces.csv --labels expw --out seen
+    fer-jax train --config=configs/default_teacher.py --config.backbone=dinov2 \
+        --config.data=seen --workdir=teacher
+    fer-jax distill faces --teacher teacher/bundle --seen seen --weight 0.6 --out taught
+
+`collections` holds FER+, ExpW and an AffectNet subset; `faces.csv` names each face with its label or
+its votes, its part and its source. `faces` are the same ones, prepared with `--align`. What comes
+next is in configs/default_view.py.
 """
 
 from fer_jax.train.config import default_config

@@ -1,7 +1,11 @@
-r"""One view of the default model: `--config.view=main`, or `eyes_mouth`.
+r"""One view of a small model that learns from people's votes and a teacher's.
 
-Begins from three pre-trained blocks, and learns from people's votes and the teacher's
-(`fer-jax distill`). `tools/make_default_model.py` has the commands before and after.
+    fer-jax train --config=configs/default_view.py --config.backbone=pretrained/bundle \
+        --config.data=taught --config.view=main --workdir=main
+    fer-jax train --config=configs/default_view.py --config.backbone=pretrained/bundle \
+        --config.data=taught --config.view=eyes_mouth --workdir=aux
+
+`pretrained` is of configs/default_pretrain.py, `taught` of configs/default_teacher.py.
 """
 
 from fer_jax.train.config import default_config

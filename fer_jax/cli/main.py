@@ -25,6 +25,7 @@ COMMANDS = {
     "predict": "name the expression of every face in pictures and videos",
     "summarize": "predictions of videos -> tables for statistics, and a picture",
     "submit": "the official file of the challenge, from crops or predictions",
+    "export": "a bundle -> one file that runs with jax alone",
     "plan": "what a run needs on TPUs, before they are rented",
     "demo": "from drawn faces to predictions, in minutes",
     "bench": "time and memory on this machine, beside their bounds",
