@@ -7,8 +7,8 @@ r"""A teacher for small models: DINOv2's ViT-S/14, fine-tuned on whole faces at 
     fer-jax distill faces --teacher teacher/bundle --seen seen --weight 0.6 --out taught
 
 `collections` holds FER+, ExpW and an AffectNet subset; `faces.csv` names each face with its label
-or its votes, its part and its source. `faces` are the same ones, prepared with `--align`. What comes
-next is in configs/default_view.py.
+or its votes, its part and its source. `faces` are the same ones, prepared with `--align`. What
+comes next is in configs/default_view.py.
 """
 
 from fer_jax.train.config import default_config

@@ -195,7 +195,7 @@ def _bundle(
             "made_by": "fer-jax fuse",
             "config": dataclasses.asdict(config),
             "step": step,
-            "sources": {name: bundle.provenance for name, bundle in bundles.items()},
+            "encoders": {name: bundle.provenance for name, bundle in bundles.items()},
         },
         scores={f"selection_{METRIC}": score} if rows.selection else {},
     )

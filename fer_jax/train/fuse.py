@@ -220,7 +220,7 @@ def _linear_probe(source: Source, params: Params, *, license: str, **fields) -> 
         models={"main": (config, encoder | {"head": head})},
         views={"main": view},
         license=license or bundle.license,
-        **fields,
+        **fields | {"provenance": fields["provenance"] | {"backbone": bundle.provenance}},
     )
 
 
@@ -236,7 +236,7 @@ def two_view_bundle(
         license: of the result; empty takes the encoders'.
         **fields: further ones of `Bundle`.
     """
-    models, views, licenses = {}, {}, []
+    models, views, licenses, encoders = {}, {}, [], {}
     for name in VIEWS:
         bundle = encoder_bundle(load_bundle(sources[name].bundle, verify=False))
         config, encoder = bundle.models[sources[name].model]
@@ -245,9 +245,11 @@ def two_view_bundle(
         views[name] = dataclasses.replace(
             bundle.views[sources[name].model], view=sources[name].view
         )
+        encoders[name] = bundle.provenance
         if bundle.license not in licenses:
             licenses.append(bundle.license)
     models["fusion"] = (dataclasses.replace(model, dropout=0.0), params)
+    fields["provenance"] = fields.get("provenance", {}) | {"encoders": encoders}
     return Bundle(
         kind="two_view",
         models=models,
