@@ -53,7 +53,7 @@ def folder(tmp_path_factory):
             for _, command, *arguments in commands()
         ]
     assert codes == [
-        (name, 0) for name in ("doctor", "prepare", "train", *["prepare"] * 4, "train")
+        (name, 0) for name in ("doctor", "prepare", "train", *["prepare"] * 5, "train", "distill")
     ]
     return folder
 
@@ -66,6 +66,8 @@ def test_every_command_runs(folder):
     crops, films = FaceData.open(folder / "data"), FaceData.open(folder / "filmed")
     assert decode_image(films.records.image(0)).shape == (112, 112, 3)
     assert len(select(crops, "validation")) > 0
+    assert FaceData.open(folder / "aligned").template == "arcface_112"
+    assert FaceData.open(folder / "taught").index["voted"].any()
     reviewed = FaceData.open(folder / "reviewed")
     np.testing.assert_array_equal(reviewed.index["key"], crops.index["key"])
 
