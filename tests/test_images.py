@@ -1,5 +1,6 @@
 import io
 
+import cv2
 import numpy as np
 import pytest
 from PIL import Image
@@ -111,6 +112,19 @@ def test_a_whole_thumbnail_does_not_hide_a_truncated_jpeg(picture):
     assert decode_image(with_thumbnail).shape == picture.shape
     with pytest.raises(ImageError, match="truncated"):
         decode_image(with_thumbnail[: -len(whole) // 3])
+
+
+@pytest.mark.parametrize("progressive", [0, 1])
+@pytest.mark.parametrize("restart", [0, 2])
+def test_a_film_after_a_jpeg_is_passed_over(picture, progressive, restart):
+    """As telephones store it: whatever bytes a film has, they say nothing of the picture."""
+    options = [cv2.IMWRITE_JPEG_PROGRESSIVE, progressive, cv2.IMWRITE_JPEG_RST_INTERVAL, restart]
+    whole = cv2.imencode(".jpg", picture[..., ::-1], options)[1].tobytes()
+    film = b"\x00\x00\x00\x18ftypmp42" + b"\xff\xda\x00\x08" * 9
+    np.testing.assert_array_equal(decode_image(whole + film), decode_image(whole))
+    for encoded in (whole[: len(whole) * 2 // 3], whole[:-2], whole[:-1]):
+        with pytest.raises(ImageError, match="truncated"):
+            decode_image(encoded)
 
 
 def test_encoding_goes_both_ways(picture):

@@ -1,5 +1,6 @@
 """Encoded images in, RGB arrays out, and back: what a decoder must get right for faces."""
 
+import re
 import struct
 import zlib
 
@@ -16,6 +17,8 @@ cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8\xff"
+# In a scan: what is neither an escaped 0xff, nor one to fill, nor a marker to start again.
+_MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
 _MOST_PIXELS = 1 << 27  # OpenCV would take 3 GB for what a few bytes of a header promise
 
 
@@ -140,12 +143,31 @@ def sharpness(image: UInt8[np.ndarray, "height width 3"]) -> float:
 def _check_whole(encoded: bytes) -> None:
     """Refuses a JPEG or PNG that ends early: OpenCV would hand back a picture that is part grey."""
     if encoded.startswith(_JPEG):
-        # Within the scan 0xff is always escaped, so its end marker is found from behind. The
-        # last start marker decides: a thumbnail inside the header is complete in itself.
-        if encoded.rfind(b"\xff\xd9") < encoded.rfind(b"\xff\xda"):
+        if not _jpeg_ends(encoded):
             raise ImageError("is truncated")
     elif encoded.startswith(_PNG):
         _check_chunks(encoded)
+
+
+def _jpeg_ends(jpeg: bytes) -> bool:
+    """Whether the picture's own end marker is there; a telephone may have put a film after it."""
+    position = 2
+    while position + 4 <= len(jpeg):
+        marker, kind, length = struct.unpack(">BBH", jpeg[position : position + 4])
+        if marker != 0xFF:  # no segment: the last start and end in what is left decide
+            return jpeg.rfind(b"\xff\xd9", position) > jpeg.rfind(b"\xff\xda", position)
+        if kind == 0xFF:  # a fill byte
+            position += 1
+            continue
+        if kind == 0xD9:
+            return True
+        position += 2 + length
+        if kind == 0xDA:  # a scan, in which 0xff is always escaped, or a marker to start again
+            found = _MARKER.search(jpeg, position)
+            if found is None:
+                return False
+            position = found.start()
+    return jpeg[position : position + 2] == b"\xff\xd9"
 
 
 def _check_chunks(png: bytes) -> None:
