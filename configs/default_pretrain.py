@@ -13,7 +13,7 @@ from fer_jax.train.pretrain_config import default_config
 
 def get_config():
     config = default_config()
-    config.epochs = 12
+    config.epochs = 5
     config.batch_size = 128
     config.evaluate_batch_size = 128
     config.checkpoint_every = 1

@@ -13,7 +13,7 @@ from fer_jax.train.config import default_config
 
 def get_config():
     config = default_config()
-    config.epochs = 8
+    config.epochs = 5
     config.batch_size = 64
     config.evaluate_batch_size = 64
     config.selection = 0.05
